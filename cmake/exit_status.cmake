@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: MIT
+# cmake -DPROGRAM=<path> -DARGUMENT=<text> -DSTATUS=<n> -P exit_status.cmake: fails unless the program exits with n.
+cmake_minimum_required(VERSION 3.24)
+
+execute_process(COMMAND "${PROGRAM}" "${ARGUMENT}" RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
+if(NOT status EQUAL STATUS)
+  message(FATAL_ERROR "${PROGRAM} ${ARGUMENT}: exit status ${status}, expected ${STATUS}\n${output}")
+endif()
