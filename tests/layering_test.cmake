@@ -18,6 +18,7 @@ set(policy "core;backend/policy")
 set(testing "any")
 set(interop "any")
 
+get_filename_component(INCLUDE "${INCLUDE}" ABSOLUTE)
 file(GLOB_RECURSE headers RELATIVE "${INCLUDE}" "${INCLUDE}/*")
 list(LENGTH headers count)
 if(count EQUAL 0)
