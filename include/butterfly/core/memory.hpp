@@ -28,4 +28,11 @@ struct memory_ref {
     [[nodiscard]] constexpr explicit operator bool() const noexcept { return base != nullptr; }
 };
 
+/// The host pointer an address stands for. Only host code with host memory may ask.
+template <class T>
+[[nodiscard]] inline T* host_pointer(memory_ref const& m) noexcept {
+    return m.base == nullptr ? nullptr
+                             : static_cast<T*>(static_cast<void*>(static_cast<std::byte*>(m.base) + m.offset));
+}
+
 } // namespace butterfly

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Sparse attention over raw keys: along the rows of an explicit graph, or along the blocks a topology rule routes to.
+
+#include <butterfly/graph/graph.hpp>
+#include <butterfly/sdpa/attend.hpp>
+#include <butterfly/topology/row.hpp>
+
+namespace butterfly {
+
+/// Attention of query p over the neighbours that row p of the graph lists (those after p left out where causal). The
+/// graph has 1, kv_heads or heads heads; it is not validated here (graph/validate.hpp). A query past the last node sees
+/// nothing: that is a shape_error where positions follow q_position. Throws shape_error, or backend_error where the
+/// policy declines.
+template <class Policy, tensor_view Q, kv_storage K, kv_storage V, tensor_view O>
+void sparse_sdpa(Policy const& policy,
+                 Q const& q,              // [heads, tokens, head_dim]
+                 K const& k,              // [kv_heads, keys, head_dim]
+                 V const& v,              // [kv_heads, keys, value head_dim]
+                 graph_view const& graph, // [1 | kv_heads | heads, nodes, degree]
+                 O const& out,            // [heads, tokens, value head_dim], written
+                 attend_options const& options = {}) {
+    if (checked_size(graph.shape) > 0 && (graph.neigh_idx == nullptr || graph.edge_type == nullptr))
+        detail::fail<shape_error>("sparse_sdpa: graph is null with shape " + to_string(graph.shape));
+    tensor_ref const rows = q.describe();
+    if (!options.q_positions && options.q_position + rows.shape.tokens > graph.nodes())
+        detail::fail<shape_error>("sparse_sdpa: q ends at position " +
+                                  std::to_string(options.q_position + rows.shape.tokens) + ", graph has nodes " +
+                                  std::to_string(graph.nodes()));
+    pool<K, V, visible::graph_rows> const all(k, v, visible::graph_rows{graph});
+    auto const bound = detail::assemble(rows, out.describe(), options,
+                                        std::array<pool_ref, 1>{detail::bind_pool(policy, all)}, "sparse_sdpa");
+    problem const p  = bound.problem();
+    attend(policy, std::span<problem const>(&p, 1));
+}
+
+template <class Policy, tensor_view Q, kv_storage K, kv_storage V, tensor_view O>
+void sparse_sdpa(Policy const& policy,
+                 Q const& q,
+                 K const& k,
+                 V const& v,
+                 graph const& g,
+                 O const& out,
+                 attend_options const& options = {}) {
+    sparse_sdpa(policy, q, k, v, g.view(), out, options);
+}
+
+/// A rule over blocks of tokens: `nodes` of its shape are blocks.
+template <topology::rule Rule>
+struct block_routing {
+    Rule const& rule;         // must outlive the call
+    index_t block_size = 128; // tokens of a block
+    index_t nodes      = 0;   // blocks; 0: as many as k has
+};
+
+template <topology::rule Rule>
+block_routing(Rule const&, index_t) -> block_routing<Rule>;
+template <topology::rule Rule>
+block_routing(Rule const&, index_t, index_t) -> block_routing<Rule>;
+
+/// Block-sparse attention over raw keys: query p sees every token j <= p of the blocks that the row of its own block
+/// names. Throws shape_error, or backend_error where the policy declines.
+template <class Policy, tensor_view Q, kv_storage K, kv_storage V, tensor_view O, topology::rule Rule>
+void sparse_sdpa(Policy const& policy,
+                 Q const& q,                         // [heads, tokens, head_dim]
+                 K const& k,                         // [kv_heads, keys, head_dim]
+                 V const& v,                         // [kv_heads, keys, value head_dim]
+                 block_routing<Rule> const& routing, // rows over blocks
+                 O const& out,                       // [heads, tokens, value head_dim], written
+                 attend_options const& options = {}) {
+    if (routing.block_size < 1)
+        detail::fail<shape_error>("sparse_sdpa: block_size " + std::to_string(routing.block_size));
+    index_t const blocks = detail::ceil_div(describe_storage(k).shape.tokens, routing.block_size);
+    topology::topology_shape const shape{.heads = 1,
+                                         .nodes = routing.nodes > 0 ? routing.nodes : std::max<index_t>(blocks, 1)};
+    visible::routed_blocks const sees{topology::make_row_source(routing.rule, shape), routing.block_size};
+    pool<K, V, visible::routed_blocks> const all(k, v, sees);
+    auto const bound = detail::assemble(q.describe(), out.describe(), options,
+                                        std::array<pool_ref, 1>{detail::bind_pool(policy, all)}, "sparse_sdpa");
+    problem const p  = bound.problem();
+    attend(policy, std::span<problem const>(&p, 1));
+}
+
+} // namespace butterfly

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How one side of a pool is kept: raw views in place, paged views, packed rows of any codec.
+//
+// A storage answers two questions, found by argument-dependent lookup or as members:
+//
+//   describe_storage(s)   addresses, shape and strides as plain data
+//   codec_of(s)           the codec of its rows, by reference; it must live as long as the storage
+
+#include <butterfly/core/heads.hpp>
+#include <butterfly/quant/codec.hpp>
+#include <butterfly/sdpa/problem.hpp>
+
+#include <concepts>
+#include <type_traits>
+
+namespace butterfly {
+
+namespace detail {
+
+template <element T>
+inline constexpr quant::raw<T> raw_codec{};
+
+template <class C>
+inline constexpr codec_id id_of = codec_id::foreign;
+template <>
+inline constexpr codec_id id_of<quant::raw<float>> = codec_id::raw_f32;
+template <>
+inline constexpr codec_id id_of<quant::raw<float16>> = codec_id::raw_f16;
+template <>
+inline constexpr codec_id id_of<quant::raw<bfloat16>> = codec_id::raw_bf16;
+
+} // namespace detail
+
+/// A view is a storage of raw elements.
+template <class T>
+[[nodiscard]] storage_ref describe_storage(heads_view<T> const& view) noexcept {
+    using value = std::remove_const_t<T>;
+    return {.data        = view.memory(),
+            .shape       = view.shape(),
+            .head_stride = view.strides().head * static_cast<index_t>(sizeof(value)),
+            .slot_stride = view.strides().token * static_cast<index_t>(sizeof(value)),
+            .codec       = detail::id_of<quant::raw<value>>};
+}
+
+template <class T>
+[[nodiscard]] auto const& codec_of(heads_view<T> const&) noexcept {
+    return detail::raw_codec<std::remove_const_t<T>>;
+}
+
+/// Raw elements in pages: slot s stands in page pages[s / page_size], row s mod page_size of it.
+///
+///   data + page * strides.page + head * strides.head + row * strides.token       (elements)
+template <class T>
+    requires element<std::remove_const_t<T>>
+struct paged_view {
+    struct page_strides {
+        index_t page  = 0;
+        index_t head  = 0;
+        index_t token = 0;
+    };
+
+    T* data = nullptr;
+    memory_ref pages{};    // int32 [ceil(tokens / page_size)]
+    index_t page_size = 1; // a power of two
+    heads_shape shape{};   // kv heads, tokens, head_dim
+    page_strides strides{};
+};
+
+/// Throws shape_error where page_size is no power of two or the page table is null.
+template <class T>
+[[nodiscard]] storage_ref describe_storage(paged_view<T> const& view) {
+    int shift = 0;
+    while (shift < 31 && (index_t{1} << shift) < view.page_size) ++shift;
+    if (view.page_size < 1 || (index_t{1} << shift) != view.page_size)
+        detail::fail<shape_error>("paged_view: page_size " + std::to_string(view.page_size) + " is not a power of two");
+    if (!view.pages && view.shape.tokens > 0) detail::fail<shape_error>("paged_view: the page table is null");
+    constexpr auto size = static_cast<index_t>(sizeof(T));
+    return {.data        = memory_ref(view.data),
+            .shape       = view.shape,
+            .head_stride = view.strides.head * size,
+            .slot_stride = view.strides.token * size,
+            .pages       = view.pages,
+            .page_shift  = shift,
+            .page_stride = view.strides.page * size,
+            .codec       = detail::id_of<quant::raw<std::remove_const_t<T>>>};
+}
+
+template <class T>
+[[nodiscard]] auto const& codec_of(paged_view<T> const&) noexcept {
+    return detail::raw_codec<std::remove_const_t<T>>;
+}
+
+/// Rows packed by any codec, with byte strides. Zero strides mean contiguous [heads, tokens, row_bytes].
+template <quant::decoder Codec>
+struct packed_view {
+    std::byte const* data = nullptr;
+    Codec codec{};
+    heads_shape shape{};      // kv heads, tokens, head_dim
+    index_t head_stride  = 0; // bytes
+    index_t token_stride = 0; // bytes
+};
+
+template <quant::decoder Codec>
+packed_view(std::byte const*, Codec, heads_shape) -> packed_view<Codec>;
+
+template <quant::decoder Codec>
+[[nodiscard]] storage_ref describe_storage(packed_view<Codec> const& view) noexcept {
+    index_t const row = view.token_stride != 0 ? view.token_stride : view.codec.row_bytes(view.shape.head_dim);
+    return {.data        = memory_ref(view.data),
+            .shape       = view.shape,
+            .head_stride = view.head_stride != 0 ? view.head_stride : row * view.shape.tokens,
+            .slot_stride = row,
+            .codec       = detail::id_of<Codec>};
+}
+
+template <quant::decoder Codec>
+[[nodiscard]] Codec const& codec_of(packed_view<Codec> const& view) noexcept {
+    return view.codec;
+}
+
+/// What can be the keys or the values of a pool.
+template <class S>
+concept kv_storage = requires(S const& s) {
+    { describe_storage(s) } -> std::same_as<storage_ref>;
+    {codec_of(s)};
+    requires quant::decoder<std::remove_cvref_t<decltype(codec_of(s))>>;
+};
+
+} // namespace butterfly
