@@ -200,6 +200,7 @@ struct routed_blocks {
         index_t const end   = std::min({span.end, slots, last_end(p, r, slots)});
         while (true) {
             index_t const from = std::max(cursor.next, span.first);
+            if (from >= end) return false;
             index_t const node = next_node(p, r, cursor, from / block_size, detail::ceil_div(end, block_size));
             if (node < 0) return false;
 
