@@ -55,7 +55,8 @@ need() {
     fi
     echo "Installing: ${missing[*]}"
     local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
-    if ! "${apt[@]}" update || ! "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; then
+    "${apt[@]}" update || true # one broken source must not stop what the others can give
+    if ! "${apt[@]}" install -y --no-install-recommends "${missing[@]}"; then
       echo "Installing failed; wanted: ${missing[*]}" >&2
       exit 1
     fi

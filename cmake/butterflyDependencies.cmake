@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 # What the targets need from the system. One text for the build tree and for the installed package: headers do not
 # depend on the machine that installed them, so xsimd, OpenMP and Eigen are looked up where the program is built.
+cmake_policy(VERSION 3.24) # a project that asks for an older CMake includes this too
 
 option(BUTTERFLY_OPENMP "Link OpenMP where it is found" ON)
 
@@ -42,7 +43,9 @@ macro(butterfly_attach_dependencies)
 
   target_compile_options(
     ${butterfly_CUDA} INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:--expt-relaxed-constexpr>>)
-  if(CMAKE_CUDA_COMPILER)
+  if("cuda_std_20" IN_LIST CMAKE_CUDA_COMPILE_FEATURES)
     target_compile_features(${butterfly_CUDA} INTERFACE $<BUILD_INTERFACE:cuda_std_20>)
+  else() # CMake 3.25 does not know that nvcc speaks C++20
+    target_compile_options(${butterfly_CUDA} INTERFACE $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>>)
   endif()
 endmacro()
