@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT
+// What a composition of rules costs and connects: builds its graph, prints the numbers, writes it to a file. With
+// --schedule: which stages each attention layer takes, and what the last block of a stack reaches through them.
+#include <butterfly/graph/io.hpp>
+#include <butterfly/graph/metrics.hpp>
+#include <butterfly/topology/build.hpp>
+#include <butterfly/topology/landmark.hpp>
+#include <butterfly/topology/reach.hpp>
+#include <butterfly/version.hpp>
+
+#include "row_text.hpp"
+
+#include <CLI/CLI.hpp>
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <fstream>
+
+namespace {
+
+namespace bf       = butterfly;
+namespace topology = butterfly::topology;
+using bf::index_t;
+using json = nlohmann::ordered_json;
+
+struct settings {
+    std::string row = "cycle:seed=7,window:64,landmark:64,self";
+    index_t nodes = 4096, heads = 8, max_degree = 0;
+    int hops = 0;
+    std::string dump, json_path;
+
+    bool schedule  = false;
+    index_t layers = 6, blocks = 2048, first = 3, every = 4, local = 1, sinks = 1;
+    int partners = 0;
+};
+
+json report_row(settings const& s) {
+    auto const rules = bench::parse_row(s.row);
+    topology::topology_shape const shape{.heads = s.heads, .nodes = s.nodes};
+    auto const start     = std::chrono::steady_clock::now();
+    bf::graph const g    = topology::build({.heads = s.heads, .nodes = s.nodes, .max_degree = s.max_degree}, rules);
+    double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    bf::graph_metrics const m   = bf::measure(g.view(), s.hops);
+    index_t const fan_in        = topology::candidate_degree(shape, rules);
+    auto const nodes            = static_cast<double>(s.nodes);
+    auto const rows             = nodes * static_cast<double>(s.heads);
+    double const dense_per_node = (nodes + 1) / 2; // causal, the node itself included
+    double const causal         = static_cast<double>(m.causal_edges) / rows;
+
+    json out{{"row", s.row},
+             {"heads", s.heads},
+             {"nodes", s.nodes},
+             {"max_degree", s.max_degree},
+             {"degree", m.shape.degree},
+             {"degree_min", m.degree_min},
+             {"degree_mean", m.degree_mean},
+             {"degree_max", m.degree_max},
+             {"edges", m.edges},
+             {"edges_per_node", m.degree_mean},
+             {"causal_edges_per_node", causal},
+             {"shortcut_rate", m.shortcut_rate}};
+    for (int code = 1; code < bf::edge_codes; ++code)
+        out["edges_by_type"][name_of(static_cast<bf::edge_code>(code))] = m.edge_counts[static_cast<std::size_t>(code)];
+    if (s.hops > 0) {
+        out["hops"]         = s.hops;
+        out["reachability"] = m.reachability;
+    }
+    out["fan_in"]               = fan_in;
+    out["dense_fan_in"]         = s.nodes - 1;
+    out["x_fewer_fan_in"]       = fan_in > 0 ? static_cast<double>(s.nodes - 1) / static_cast<double>(fan_in) : 0.0;
+    out["x_fewer_causal_edges"] = causal > 0 ? dense_per_node / causal : 0.0;
+    out["graph_bytes"]          = 5 * s.heads * s.nodes * m.shape.degree;
+    out["build_seconds"]        = seconds;
+    if (!s.dump.empty()) {
+        bf::save_npz(g.view(), s.dump);
+        out["dump"] = s.dump;
+    }
+    return out;
+}
+
+void print_row(json const& r) {
+    fmt::print("row            {}\n", r["row"].get<std::string>());
+    fmt::print("shape          {} heads, {} nodes, degree {}\n", r["heads"].get<index_t>(), r["nodes"].get<index_t>(),
+               r["degree"].get<index_t>());
+    fmt::print("degree         min {}, mean {:.3f}, max {}\n", r["degree_min"].get<index_t>(),
+               r["degree_mean"].get<double>(), r["degree_max"].get<index_t>());
+    fmt::print("edges          {}", r["edges"].get<index_t>());
+    for (auto const& [name, count] : r["edges_by_type"].items()) fmt::print(", {} {}", name, count.get<index_t>());
+    fmt::print("\nper node       {:.3f} edges, {:.3f} of them causal\n", r["edges_per_node"].get<double>(),
+               r["causal_edges_per_node"].get<double>());
+    fmt::print("shortcut rate  {:.4f}\n", r["shortcut_rate"].get<double>());
+    if (r.contains("hops"))
+        fmt::print("reachability   {:.3f} nodes within {} hops\n", r["reachability"].get<double>(),
+                   r["hops"].get<int>());
+    fmt::print("fan-in         {} before overlaps, dense {}: {:.1f}x fewer\n", r["fan_in"].get<index_t>(),
+               r["dense_fan_in"].get<index_t>(), r["x_fewer_fan_in"].get<double>());
+    fmt::print("causal edges   {:.1f}x fewer than dense\n", r["x_fewer_causal_edges"].get<double>());
+    fmt::print("build          {:.4f} s, {} bytes\n", r["build_seconds"].get<double>(),
+               r["graph_bytes"].get<index_t>());
+    if (r.contains("dump")) fmt::print("written        {}\n", r["dump"].get<std::string>());
+}
+
+json report_schedule(settings const& s) {
+    topology::stage_schedule const schedule({.attention_layers = s.layers, .blocks = s.blocks, .partners = s.partners});
+    if (s.first < 0 || s.every < 1)
+        bf::detail::fail<bf::shape_error>("--first must not be negative and --every at least 1");
+    topology::row const local(topology::window{.predecessors = s.local},
+                              topology::landmark{.stride = 1, .count = s.sinks});
+    using layer = topology::row<topology::causal_shift, std::remove_const_t<decltype(local)>>;
+    topology::topology_shape const shape{.heads = 1, .nodes = s.blocks};
+    topology::node_ref const last{.head = 0, .node = s.blocks - 1};
+
+    json out{{"layers", s.layers},
+             {"blocks", s.blocks},
+             {"stage_count", schedule.stages()},
+             {"local", s.local},
+             {"sinks", s.sinks}};
+    std::vector<layer> published;
+    for (index_t ordinal = 0; ordinal < s.layers; ++ordinal) {
+        index_t const absolute = s.first + s.every * ordinal;
+        int const stage        = topology::published_stage(absolute, s.blocks);
+        out["stages"].push_back(std::vector<int>(schedule[ordinal].begin(), schedule[ordinal].end()));
+        out["published_layers"].push_back(absolute);
+        out["published_stages"].push_back(stage);
+        published.emplace_back(topology::causal_shift{{stage}}, local);
+    }
+    out["reach"]           = topology::reachable(schedule, shape, last, local);
+    out["published_reach"] = topology::reachable(std::span<layer const>(published), shape, last);
+    return out;
+}
+
+void print_schedule(json const& r) {
+    auto const blocks = r["blocks"].get<index_t>();
+    fmt::print("blocks         {}, {} stages reach them all\n", blocks, r["stage_count"].get<int>());
+    for (std::size_t i = 0; i < r["stages"].size(); ++i)
+        fmt::print("layer {:<8} stages {}; published, layer {}: {}\n", i,
+                   fmt::join(r["stages"][i].get<std::vector<int>>(), " "), r["published_layers"][i].get<index_t>(),
+                   r["published_stages"][i].get<int>());
+    auto const percent = [&](char const* key) { return 100.0 * r[key].get<double>() / static_cast<double>(blocks); };
+    fmt::print("last block     reaches {} of {} blocks ({:.1f} %)\n", r["reach"].get<index_t>(), blocks,
+               percent("reach"));
+    fmt::print("published      reaches {} of {} blocks ({:.1f} %)\n", r["published_reach"].get<index_t>(), blocks,
+               percent("published_reach"));
+}
+
+int run(settings const& s) {
+    json const report = s.schedule ? report_schedule(s) : report_row(s);
+    if (s.json_path != "-") s.schedule ? print_schedule(report) : print_row(report);
+    if (s.json_path == "-") {
+        fmt::print("{}\n", report.dump(2));
+    } else if (!s.json_path.empty()) {
+        std::ofstream file(s.json_path);
+        file << report.dump(2) << '\n';
+        if (!file.flush()) throw bf::format_error("cannot write " + s.json_path);
+    }
+    return 0;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    settings s;
+    CLI::App app{"Builds a composition of topology rules and prints what it costs and connects.", "topology"};
+    app.set_version_flag("--version", fmt::format("topology (butterfly {}.{}.{})", BUTTERFLY_VERSION_MAJOR,
+                                                  BUTTERFLY_VERSION_MINOR, BUTTERFLY_VERSION_PATCH));
+    app.add_option("--row", s.row, "rules in order, NAME[:VALUE][:KEY=VALUE]... joined by commas")
+        ->capture_default_str();
+    app.add_option("--nodes", s.nodes, "tokens or blocks")->capture_default_str();
+    app.add_option("--heads", s.heads, "heads")->capture_default_str();
+    app.add_option("--max-degree", s.max_degree, "cut longer rows in the order written, self stays; 0: no cut")
+        ->capture_default_str();
+    app.add_option("--hops", s.hops, "count nodes within this many hops; 0: leave out")
+        ->check(CLI::Range(0, 64))
+        ->capture_default_str();
+    app.add_option("--dump", s.dump, "write the graph to this .npz");
+    app.add_option("--json", s.json_path, "write the numbers to this file, or - for standard output");
+    app.add_flag("--schedule", s.schedule, "stages per attention layer and reach, instead of a graph");
+    app.add_option("--layers", s.layers, "attention layers of the schedule")->capture_default_str();
+    app.add_option("--blocks", s.blocks, "blocks of the schedule")->capture_default_str();
+    app.add_option("--partners", s.partners, "stages per layer; 0: as few as use every stage")->capture_default_str();
+    app.add_option("--local", s.local, "blocks before each block that every layer sees")->capture_default_str();
+    app.add_option("--sinks", s.sinks, "first blocks that every layer sees")->capture_default_str();
+    app.add_option("--first", s.first, "published stages: index of the first attention layer")->capture_default_str();
+    app.add_option("--every", s.every, "published stages: layers from one attention layer to the next")
+        ->capture_default_str();
+    try {
+        app.parse(argc, argv);
+        return run(s);
+    } catch (CLI::Success const& e) { // --help, --version
+        return app.exit(e);
+    } catch (CLI::ParseError const& e) {
+        fmt::print(stderr, "topology: {}\n", e.what());
+        return 2;
+    } catch (bf::format_error const& e) { // the system refused a file
+        fmt::print(stderr, "topology: {}\n", e.what());
+        return 1;
+    } catch (std::exception const& e) {
+        fmt::print(stderr, "topology: {}\n", e.what());
+        return 2;
+    }
+}

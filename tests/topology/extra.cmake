@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+# The parser of row texts stands with the bench programs; the program `topology` is run as a person runs it.
+target_include_directories(topology_tests PRIVATE "${PROJECT_SOURCE_DIR}/bench/support")
+
+if(BUTTERFLY_BUILD_BENCH)
+  function(add_topology_program_test name expected)
+    add_test(NAME topology.program.${name} COMMAND topology ${ARGN})
+    set_tests_properties(topology.program.${name} PROPERTIES LABELS topology PASS_REGULAR_EXPRESSION "${expected}")
+  endfunction()
+  add_topology_program_test(fan_in "130 before overlaps, dense 4095: 31.5x fewer" --row
+                            cycle:seed=7,window:64,landmark:64 --nodes 4096 --heads 1)
+  add_topology_program_test(json "\"degree\": 6,.*\"cycle\": 16,.*\"fan_in\": " --row
+                            cycle:seed=0,window:2,landmark:3,self --nodes 8 --heads 1 --json - --hops 4)
+  add_topology_program_test(schedule "published +reaches 41 of 256" --schedule --layers 6 --blocks 256)
+  add_topology_program_test(bad_row "^topology: row text 'nope': no rule 'nope'" --row nope)
+  add_topology_program_test(bad_stride "^topology: landmark: stride is 0" --row landmark:0)
+  add_topology_program_test(bad_nodes "^topology: topology: heads 8 and nodes 0" --nodes 0)
+endif()

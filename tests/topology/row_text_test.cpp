@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#include <butterfly/topology/build.hpp>
+
+#include "row_text.hpp"
+#include "support/catch.hpp"
+
+#include <limits>
+
+namespace bf       = butterfly;
+namespace topology = butterfly::topology;
+
+TEST_CASE("a row text builds the graph of the same rules", "[topology]") {
+    topology::build_options const o{.heads = 2, .nodes = 33};
+    REQUIRE(topology::build(o, bench::parse_row("cycle:seed=7,window:5,landmark:8,self")) ==
+            topology::build(o, topology::cycle{.seed = 7}, topology::window{.predecessors = 5},
+                            topology::landmark{.stride = 8}, topology::self{}));
+    REQUIRE(topology::build(o, bench::parse_row("cycle:3:cycles=2:draw=disjoint,landmark:stride=4:count=2,"
+                                                "causal_shift:4+0,fixed_stride:3:count=2,random:draws=0+1")) ==
+            topology::build(o, topology::cycle{.seed = 3, .cycles = 2, .draw = topology::cycle_draw::disjoint},
+                            topology::landmark{.stride = 4, .count = 2}, topology::causal_shift{{4, 0}},
+                            topology::fixed_stride{.stride = 3, .count = 2}, topology::random_predecessor{{0, 1}}));
+    REQUIRE(topology::build(o, bench::parse_row("xor:1,bit_reversal:0+5,benes:9")) ==
+            topology::build(o, topology::xor_partner{{1}}, topology::bit_reversal{{0, 5}}, topology::benes{{9}}));
+    REQUIRE(topology::build(o, bench::parse_row("cycle:draw=regular_partition:clusters=3")) ==
+            topology::build(o, topology::cycle{.draw = topology::cycle_draw::regular_partition, .clusters = 3}));
+    STATIC_REQUIRE(topology::preparable<bench::text_row>);
+    STATIC_REQUIRE(topology::rule<bench::runtime_row>);
+}
+
+TEST_CASE("a row text that says nothing sensible is refused in one line that names the part", "[topology]") {
+    for (char const* text : {"",
+                             ",",
+                             "self,",
+                             "nope",
+                             "nope:3",
+                             "window:x",
+                             "window:3x",
+                             "window:",
+                             "window:=3",
+                             "window:3:4",
+                             "window:width=3",
+                             "window:3:predecessors=4",
+                             "window:predecessors=",
+                             "window:99999999999999999999",
+                             "self:1",
+                             "self:seed=1",
+                             "cycle:seed=-1",
+                             "cycle:draw=nope",
+                             "causal_shift",
+                             "causal_shift:",
+                             "causal_shift:1+",
+                             "causal_shift:-1",
+                             "causal_shift:62",
+                             "xor:1+x",
+                             "window :3",
+                             " self"}) {
+        CAPTURE(text);
+        REQUIRE_THROWS_AS(bench::parse_row(text), bench::row_text_error);
+        REQUIRE_THROWS_WITH(bench::parse_row(text), Catch::Matchers::Contains("row text '"));
+    }
+    REQUIRE_THROWS_AS(topology::build({.heads = 1, .nodes = 8}, bench::parse_row("landmark:0")), bf::shape_error);
+    REQUIRE_THROWS_AS(topology::build({.heads = 1, .nodes = 8}, bench::parse_row("xor:3")), bf::shape_error);
+}
