@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How far from the definition a result may be, and what to say where it is farther. Needs no test framework.
+//
+//   allowed = unit(arithmetic) * (base + root * sqrt(keys) + logit * logit_size) * spread + half an ulp of the output
+//
+// spread = sum_j w_j |v_j| is what rounding errors of a weighted sum are relative to; logit_size is the largest
+// scale * sum_d |q_d k_d| + |biases| of the row, what errors of a logit are relative to, and an error of a logit is a
+// relative error of its weight. A value that should not be finite must not be finite, and the other way round.
+
+#include <butterfly/core/heads.hpp>
+#include <butterfly/testing/oracle.hpp>
+#include <butterfly/testing/problem.hpp>
+
+#include <cmath>
+#include <cstdio>
+#include <span>
+#include <string>
+
+namespace butterfly::testing {
+
+/// One row of the tolerance table.
+struct tolerance {
+    double unit;  ///< half the distance of 1 to its successor in the type of the arithmetic
+    double base;  ///< roundings whatever the length
+    double root;  ///< times sqrt(keys)
+    double logit; ///< times logit_size
+};
+
+/// The tolerance table, by the coarsest type that keys or values are kept in: a backend may multiply in that type. A
+/// backend that widens two-byte storage exactly is held to the row of f32.
+[[nodiscard]] constexpr tolerance tolerance_of(element_type storage) noexcept {
+    return storage == element_type::f32   ? tolerance{.unit = 0x1p-24, .base = 8.0, .root = 2.0, .logit = 4.0}
+           : storage == element_type::f16 ? tolerance{.unit = 0x1p-11, .base = 4.0, .root = 0.5, .logit = 2.0}
+                                          : tolerance{.unit = 0x1p-8, .base = 4.0, .root = 0.5, .logit = 2.0};
+}
+
+/// What rounding a value to an element type may cost.
+[[nodiscard]] inline double rounding(element_type out, double value) noexcept {
+    double const half_ulp = out == element_type::f32 ? 0x1p-24 : out == element_type::f16 ? 0x1p-11 : 0x1p-8;
+    double const smallest = out == element_type::f16 ? 0x1p-25 : 0x1p-140; // half the distance of subnormals
+    return half_ulp * std::abs(value) * 1.001 + smallest;
+}
+
+/// The outcome of a comparison: the element farthest from what is allowed, in numbers and as text.
+struct comparison {
+    bool ok         = true;
+    double ratio    = 0.0; ///< error / allowed of the worst element; infinite where finite and not finite meet
+    index_t head    = 0;
+    index_t token   = 0;
+    index_t channel = 0; ///< -1: the lse
+    double got      = 0.0;
+    double wanted   = 0.0;
+    double allowed  = 0.0;
+
+    [[nodiscard]] explicit operator bool() const noexcept { return ok; }
+
+    /// "head 1 token 3 channel 7: got 0.5, wanted 0.25, allowed 1e-06 (2.5e+05 times)"
+    [[nodiscard]] std::string text() const {
+        char line[200];
+        char where[32] = "lse";
+        if (channel >= 0) std::snprintf(where, sizeof where, "channel %td", channel);
+        std::snprintf(line, sizeof line, "head %td token %td %s: got %.9g, wanted %.9g, allowed %.3g (%.3g times)",
+                      head, token, where, got, wanted, allowed, ratio);
+        return line;
+    }
+
+    /// Admits one element.
+    void admit(index_t h, index_t t, index_t d, double g, double w, double a) noexcept {
+        double r = 0.0;
+        if (std::isfinite(g) != std::isfinite(w) || (std::isinf(w) && std::isinf(g) && (g > 0) != (w > 0)))
+            r = std::numeric_limits<double>::infinity();
+        else if (std::isfinite(w) && g != w)
+            r = std::abs(g - w) / a;
+        if (!(r <= 1.0)) ok = false;
+        if (r >= ratio) {
+            ratio   = r;
+            head    = h;
+            token   = t;
+            channel = d;
+            got     = g;
+            wanted  = w;
+            allowed = a;
+        }
+    }
+};
+
+/// What to hold a result to: `storage` in general, f32 for a backend that widens exactly.
+[[nodiscard]] inline double
+allowed_error(attention const& wanted, element_type arithmetic, index_t head, index_t token) {
+    tolerance const t = tolerance_of(arithmetic);
+    auto const row    = wanted.at(head, token);
+    return t.unit *
+           (t.base + t.root * std::sqrt(static_cast<double>(wanted.keys[row])) + t.logit * wanted.logit_size[row]);
+}
+
+/// Compares an output with the definition.
+template <class T>
+[[nodiscard]] comparison compare(heads_view<T> got, attention const& wanted, element_type arithmetic) {
+    comparison result;
+    if (!(got.shape() == wanted.shape)) {
+        result.ok    = false;
+        result.ratio = std::numeric_limits<double>::infinity();
+        return result;
+    }
+    constexpr element_type out = element_type_of<std::remove_const_t<T>>;
+    for (index_t head = 0; head < got.heads(); ++head)
+        for (index_t token = 0; token < got.tokens(); ++token) {
+            double const relative = allowed_error(wanted, arithmetic, head, token);
+            for (index_t d = 0; d < got.head_dim(); ++d) {
+                auto const at = wanted.at(head, token, d);
+                double const w =
+                    static_cast<double>(out == element_type::f16 && std::abs(wanted.out[at]) > 65519.0
+                                            ? std::copysign(std::numeric_limits<double>::infinity(), wanted.out[at])
+                                            : wanted.out[at]);
+                result.admit(head, token, d, static_cast<float>(got.row(head, token)[static_cast<std::size_t>(d)]), w,
+                             relative * wanted.spread[at] + rounding(out, w));
+            }
+        }
+    return result;
+}
+
+/// Compares an output with the definition, held to the type its keys and values are kept in.
+template <class T>
+[[nodiscard]] comparison compare(heads_view<T> got, attention const& wanted) {
+    return compare(got, wanted, wanted.storage);
+}
+
+/// Compares log-sum-exps [heads, tokens]; -inf must be -inf.
+[[nodiscard]] inline comparison
+compare_lse(std::span<float const> got, attention const& wanted, element_type arithmetic) {
+    comparison result;
+    for (index_t head = 0; head < wanted.shape.heads; ++head)
+        for (index_t token = 0; token < wanted.shape.tokens; ++token) {
+            double const w = wanted.lse[wanted.at(head, token)];
+            double const g = wanted.at(head, token) < got.size() ? static_cast<double>(got[wanted.at(head, token)])
+                                                                 : std::numeric_limits<double>::quiet_NaN();
+            result.admit(head, token, -1, g, w,
+                         allowed_error(wanted, arithmetic, head, token) + rounding(element_type::f32, w));
+        }
+    return result;
+}
+
+/// Compares two tensors of one shape, each element within `allowed`.
+template <class A, class B>
+[[nodiscard]] comparison compare(heads_view<A> got, heads_view<B> wanted, double allowed) {
+    comparison result;
+    if (!(got.shape() == wanted.shape())) {
+        result.ok    = false;
+        result.ratio = std::numeric_limits<double>::infinity();
+        return result;
+    }
+    for (index_t head = 0; head < got.heads(); ++head)
+        for (index_t token = 0; token < got.tokens(); ++token)
+            for (index_t d = 0; d < got.head_dim(); ++d) {
+                auto const at = static_cast<std::size_t>(d);
+                result.admit(head, token, d, static_cast<float>(got.row(head, token)[at]),
+                             static_cast<float>(wanted.row(head, token)[at]), allowed);
+            }
+    return result;
+}
+
+/// Bitwise equality of two tensors of one type and shape; two NaN are equal. Reports the first difference.
+template <class A, class B>
+    requires std::is_same_v<std::remove_const_t<A>, std::remove_const_t<B>>
+[[nodiscard]] comparison compare_bits(heads_view<A> got, heads_view<B> wanted) {
+    comparison result;
+    if (!(got.shape() == wanted.shape())) {
+        result.ok    = false;
+        result.ratio = std::numeric_limits<double>::infinity();
+        return result;
+    }
+    for (index_t head = 0; head < got.heads(); ++head)
+        for (index_t token = 0; token < got.tokens(); ++token)
+            for (index_t d = 0; d < got.head_dim(); ++d) {
+                auto const g = got.row(head, token)[static_cast<std::size_t>(d)];
+                auto const w = wanted.row(head, token)[static_cast<std::size_t>(d)];
+                if (detail::same_bits(g, w) || (std::isnan(static_cast<float>(g)) && std::isnan(static_cast<float>(w))))
+                    continue;
+                return {.ok      = false,
+                        .ratio   = std::numeric_limits<double>::infinity(),
+                        .head    = head,
+                        .token   = token,
+                        .channel = d,
+                        .got     = static_cast<float>(g),
+                        .wanted  = static_cast<float>(w)};
+            }
+    return result;
+}
+
+} // namespace butterfly::testing
