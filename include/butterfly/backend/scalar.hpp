@@ -11,6 +11,7 @@
 // Why this shape: one row at a time, one pass, every key and value read once, in the order the visibility shows them.
 // No result depends on another row, so chunking, batch and threads cannot change a bit.
 
+#include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/codec_ops.hpp>
 #include <butterfly/backend/host/logits.hpp>
 #include <butterfly/backend/host/rows.hpp>

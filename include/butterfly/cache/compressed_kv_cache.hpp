@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Keys and values of one sequence and one layer: the first tokens and the latest ones as they are, the rest as one
+// summary per block.
+//
+//   append      [kv_heads, step, head_dim] joins the sequence; full blocks get their summary
+//   attend      the latest queries over sinks, the summaries their block's row names, and the exact window, in one
+//               softmax; prefill chunk and decode token are the same call and give the same bits
+//
+// Memory is (window + block) exact tokens and tokens / block_size summaries; a query reads at most window + block +
+// sinks tokens and as many summaries as its row names. Rules, counters and memory: rules.hpp, counters.hpp, pools.hpp.
+
+#include <butterfly/cache/counters.hpp>
+#include <butterfly/cache/mix.hpp>
+#include <butterfly/cache/pooling.hpp>
+#include <butterfly/cache/pools.hpp>
+#include <butterfly/cache/update.hpp>
+#include <butterfly/sdpa/attend.hpp>
+
+namespace butterfly {
+
+/// The pools of a cache as storages, for kernels, savers and tests. Slots of the tail are absolute positions.
+struct cache_pools {
+    storage_ref sink_k{}, sink_v{};       // slots [0, min(sinks, tokens))
+    storage_ref tail_k{}, tail_v{};       // slots [tail_start, tokens)
+    storage_ref summary_k{}, summary_v{}; // slots [0, summaries)
+    memory_ref log_weights{};             // float [summaries]; null: zero
+    memory_ref token_weights{};           // float, position p at p mod ring; null: one
+};
+
+/// A cache of one sequence and one layer. `Mix` says which codec keeps which pool, `Pooling` how a block becomes one
+/// row. Counters live in the object; its bytes are touched through policies only. Not copyable: `copy` says what it
+/// costs. Reading (attend) may run concurrently; append, trim and clear are exclusive.
+template <cache_mix Mix = raw_mix<float>, pooling Pooling = mean_pooling>
+class compressed_kv_cache {
+public:
+    using config_type  = cache_config;
+    using mix_type     = Mix;
+    using pooling_type = Pooling;
+
+    /// Bytes the constructor from memory needs, whatever its alignment. Throws shape_error where sizes make no sense.
+    [[nodiscard]] static index_t required_bytes(cache_config const& config, Mix const& mix = {}) {
+        return allocated_bytes(config, mix) + detail::cache_alignment - 1;
+    }
+
+    /// A cache with memory of its own on the host, zero-filled. Throws shape_error, or backend_error without memory.
+    explicit compressed_kv_cache(cache_config const& config, Mix const& mix = {}, Pooling const& pool = {})
+        : compressed_kv_cache(config, mix, pool, layout(config, mix)) {
+        memory_ = detail::cache_memory(layout_.bytes);
+    }
+
+    /// A cache in the caller's host memory, which must outlive it and need not be initialised. Throws shape_error, or
+    /// capacity_error where it has fewer bytes than required_bytes.
+    compressed_kv_cache(cache_config const& config,
+                        std::span<std::byte> memory,
+                        Mix const& mix      = {},
+                        Pooling const& pool = {})
+        : compressed_kv_cache(config, mix, pool, layout(config, mix)) {
+        memory_ = detail::cache_memory(memory, layout_.bytes);
+    }
+
+    /// A cache in `bytes` bytes of a policy's memory, the base of which is aligned to 64 bytes. Throws as above.
+    compressed_kv_cache(
+        cache_config const& config, memory_ref memory, index_t bytes, Mix const& mix = {}, Pooling const& pool = {})
+        : compressed_kv_cache(config, mix, pool, layout(config, mix)) {
+        memory_ = detail::cache_memory(memory, bytes, layout_.bytes);
+    }
+
+    compressed_kv_cache(compressed_kv_cache const&)                = delete;
+    compressed_kv_cache& operator=(compressed_kv_cache const&)     = delete;
+    compressed_kv_cache(compressed_kv_cache&&) noexcept            = default;
+    compressed_kv_cache& operator=(compressed_kv_cache&&) noexcept = default;
+    ~compressed_kv_cache()                                         = default;
+
+    [[nodiscard]] cache_config const& config() const noexcept { return config_; }
+    [[nodiscard]] cache_counters const& counters() const noexcept { return counters_; }
+    [[nodiscard]] Mix const& mix() const noexcept { return mix_; }
+
+    /// Tokens seen.
+    [[nodiscard]] index_t tokens() const noexcept { return counters_.tokens(); }
+    /// Blocks that have a summary.
+    [[nodiscard]] index_t summaries() const noexcept { return counters_.summaries(); }
+    /// Position of the first token that the tail keeps.
+    [[nodiscard]] index_t tail_start() const noexcept { return counters_.tail_start(); }
+    /// Blocks there will ever be, the last one perhaps partial: `nodes` of every row that routes on this cache.
+    [[nodiscard]] index_t max_blocks() const noexcept {
+        return detail::ceil_div(config_.max_tokens, config_.block_size);
+    }
+
+    /// Bytes needed to go on decoding: the valid slots of all pools, with their weights.
+    [[nodiscard]] index_t retained_bytes() const noexcept { return retained_bytes(config_, counters_, mix_); }
+
+    /// What a cache of this configuration would retain at these counters.
+    [[nodiscard]] static index_t
+    retained_bytes(cache_config const& c, cache_counters const& at, Mix const& mix = {}) noexcept {
+        detail::cache_row_bytes const row = row_bytes(c, mix);
+        index_t const exact               = at.tail_tokens() + std::min(c.sinks(), at.tokens());
+        index_t const rows    = exact * (row.tail_k + row.tail_v) + at.summaries() * (row.summary_k + row.summary_v);
+        index_t const weights = (has_log_weights(c) ? at.summaries() : 0) + // float each
+                                (Pooling::takes_weights ? at.tail_tokens() : 0);
+        return c.kv_heads * rows + weights * static_cast<index_t>(sizeof(float));
+    }
+
+    /// Bytes of memory a cache of this configuration stands in.
+    [[nodiscard]] static index_t allocated_bytes(cache_config const& config, Mix const& mix = {}) {
+        return layout(config, mix).bytes;
+    }
+
+    /// Bytes of memory the cache stands in.
+    [[nodiscard]] index_t allocated_bytes() const noexcept { return layout_.bytes; }
+
+    /// Forgets the tokens from `length` on. Throws shape_error where there are fewer, capacity_error where it lies
+    /// before the floor: the length before the last append, less max_rollback.
+    void trim(index_t length) {
+        if (length < 0 || length > tokens())
+            detail::fail<shape_error>("trim: length " + std::to_string(length) + ", the cache has tokens " +
+                                      std::to_string(tokens()));
+        if (length < counters_.trim_floor())
+            detail::fail<capacity_error>("trim: length " + std::to_string(length) + ", the cache can go back to " +
+                                         std::to_string(counters_.trim_floor()));
+        counters_.trim(length);
+    }
+
+    /// Forgets everything.
+    void clear() noexcept { counters_.clear(); }
+
+    /// A cache of its own with the same content: allocates and copies allocated_bytes().
+    template <class Policy>
+    [[nodiscard]] compressed_kv_cache copy(Policy const& policy) const {
+        compressed_kv_cache other(config_, mix_, pooling_);
+        copy_bytes(policy, memory_.at(0), other.memory_.at(0), layout_.bytes);
+        other.counters_ = counters_;
+        return other;
+    }
+
+    /// The same in the caller's memory; see the constructors.
+    template <class Policy>
+    [[nodiscard]] compressed_kv_cache copy(Policy const& policy, std::span<std::byte> memory) const {
+        compressed_kv_cache other(config_, memory, mix_, pooling_);
+        copy_bytes(policy, memory_.at(0), other.memory_.at(0), layout_.bytes);
+        other.counters_ = counters_;
+        return other;
+    }
+
+    /// The pools with a policy's functions for their codecs. Valid while the cache stays where it is.
+    template <class Policy>
+    [[nodiscard]] cache_pools pools(Policy const& policy) const {
+        index_t const sinks = std::min(config_.sinks(), tokens());
+        index_t const dk    = config_.head_dim;
+        index_t const dv    = config_.value_dim();
+        auto const& tail_k  = detail::tail_k_of(mix_);
+        auto const& tail_v  = detail::tail_v_of(mix_);
+        cache_pools p{
+            .sink_k    = storage(policy, tail_k, layout_.sink_k, config_.sinks(), sinks, dk),
+            .sink_v    = storage(policy, tail_v, layout_.sink_v, config_.sinks(), sinks, dv),
+            .tail_k    = storage(policy, tail_k, layout_.tail_k, layout_.ring, tokens(), dk),
+            .tail_v    = storage(policy, tail_v, layout_.tail_v, layout_.ring, tokens(), dv),
+            .summary_k = storage(policy, mix_.summary_k, layout_.summary_k, layout_.summaries, summaries(), dk),
+            .summary_v = storage(policy, mix_.summary_v, layout_.summary_v, layout_.summaries, summaries(), dv)};
+        p.tail_k.ring = p.tail_v.ring = layout_.ring;
+        if (has_log_weights(config_)) p.log_weights = memory_.at(layout_.log_weights);
+        if (Pooling::takes_weights) p.token_weights = memory_.at(layout_.token_weights);
+        return p;
+    }
+
+    /// What an append of `k` and `v` does. Arguments are not checked: see butterfly::append.
+    template <class Policy>
+    [[nodiscard]] cache_update plan(Policy const& policy,
+                                    tensor_ref const& k,              // [kv_heads, step, head_dim]
+                                    tensor_ref const& v,              // [kv_heads, step, value head_dim]
+                                    memory_ref token_weights) const { // float [step]; null: one each
+        cache_pools const p   = pools(policy);
+        cache_counters before = counters_;
+        before.make_room();
+        cache_counters after = before;
+        after.add(k.shape.tokens);
+        cache_update u{.before        = {counters_.summaries(), before.summaries()},
+                       .after         = {before.summaries(), after.summaries()},
+                       .rows          = {p.tail_k, p.tail_v},
+                       .summaries     = {p.summary_k, p.summary_v},
+                       .block_size    = config_.block_size,
+                       .skip          = config_.sinks(),
+                       .token_weights = p.token_weights,
+                       .log_weights   = p.log_weights,
+                       .pool          = erase(pooling_)};
+        if (index_t const sinks = std::min(config_.sinks() - tokens(), k.shape.tokens); sinks > 0) {
+            u.add({first_tokens(k, sinks), p.sink_k, tokens()});
+            u.add({first_tokens(v, sinks), p.sink_v, tokens()});
+        }
+        u.add({k, p.tail_k, tokens()});
+        u.add({v, p.tail_v, tokens()});
+        if (Pooling::takes_weights) {
+            tensor_ref const weights{.memory = token_weights, .shape = {1, k.shape.tokens, 1}, .strides = {0, 1}};
+            storage_ref to = storage(policy, detail::raw_codec<float>, layout_.token_weights, layout_.ring, 0, 1);
+            to.ring        = layout_.ring;
+            u.add({weights, to, tokens()});
+        }
+        return u;
+    }
+
+    /// Counts `step` tokens that an update has stored.
+    void commit(index_t step) noexcept { counters_.append(step); }
+
+private:
+    compressed_kv_cache(cache_config const& config, Mix const& mix, Pooling const& pool, detail::cache_layout const& at)
+        : config_(config), mix_(mix), pooling_(pool), counters_(config), layout_(at) {}
+
+    [[nodiscard]] static bool has_log_weights(cache_config const& c) noexcept {
+        return c.rules.counted || Pooling::takes_weights;
+    }
+
+    [[nodiscard]] static detail::cache_row_bytes row_bytes(cache_config const& c, Mix const& mix) noexcept {
+        return {.tail_k    = detail::tail_k_of(mix).row_bytes(c.head_dim),
+                .tail_v    = detail::tail_v_of(mix).row_bytes(c.value_dim()),
+                .summary_k = mix.summary_k.row_bytes(c.head_dim),
+                .summary_v = mix.summary_v.row_bytes(c.value_dim())};
+    }
+
+    [[nodiscard]] static detail::cache_layout layout(cache_config const& c, Mix const& mix) {
+        detail::check_config(c);
+        return detail::layout_of(c, row_bytes(c, mix), has_log_weights(c), Pooling::takes_weights);
+    }
+
+    template <class Policy, class Codec>
+    [[nodiscard]] storage_ref storage(
+        Policy const& policy, Codec const& codec, index_t offset, index_t capacity, index_t slots, index_t dim) const {
+        index_t const row = codec.row_bytes(dim);
+        return {.data        = memory_.at(offset),
+                .shape       = {config_.kv_heads, slots, dim},
+                .head_stride = capacity * row,
+                .slot_stride = row,
+                .codec       = detail::id_of<Codec>,
+                .codec_state = static_cast<void const*>(&codec),
+                .ops         = bind_codec(policy, codec)};
+    }
+
+    [[nodiscard]] static tensor_ref first_tokens(tensor_ref t, index_t count) noexcept {
+        t.shape.tokens = count;
+        return t;
+    }
+
+    cache_config config_;
+    Mix mix_;
+    Pooling pooling_;
+    cache_counters counters_;
+    detail::cache_layout layout_;
+    detail::cache_memory memory_;
+};
+
+template <cache_mix Mix>
+compressed_kv_cache(cache_config const&, Mix const&) -> compressed_kv_cache<Mix>;
+template <cache_mix Mix, pooling Pooling>
+compressed_kv_cache(cache_config const&, Mix const&, Pooling const&) -> compressed_kv_cache<Mix, Pooling>;
+
+} // namespace butterfly
