@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Instruction sets as tags: what the kernels of one translation unit may use.
+//
+// A tag answers: name(), supported() (this translation unit's flags allow it), available() (this CPU has it), and how a
+// register block is shaped. The shapes leave room for the operands: accumulators + one operand row + one broadcast.
+//
+//                 lanes   registers   scores: rows x keys          values: rows x columns
+//   baseline        4        16        2 vectors x 4  =  8 acc      4 rows x 2 vectors =  8 acc  (no FMA: one
+//   temporary) neon            4        32        3 vectors x 8  = 24 acc      6 rows x 4 vectors = 24 acc x86_v3 8 16
+//   3 vectors x 4  = 12 acc      6 rows x 2 vectors = 12 acc x86_v4         16        32        3 vectors x 8  = 24 acc
+//   6 rows x 4 vectors = 24 acc
+
+// GCC 12's AVX-512 header reads a variable it leaves undefined on purpose, and warns about itself wherever it is inlined.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <xsimd/xsimd.hpp>
+#pragma GCC diagnostic pop
+#else
+#include <xsimd/xsimd.hpp>
+#endif
+
+// Everything under backend/simd stands in an inline namespace named after the flags of the translation unit, so that
+// objects compiled for different machines never share a function.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define BUTTERFLY_ISA_NAMESPACE flags_x86_v4
+#elif defined(__AVX2__) && defined(__FMA__)
+#define BUTTERFLY_ISA_NAMESPACE flags_x86_v3
+#elif defined(__aarch64__)
+#define BUTTERFLY_ISA_NAMESPACE flags_neon
+#else
+#define BUTTERFLY_ISA_NAMESPACE flags_baseline
+#endif
+
+namespace butterfly::isa {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+/// What every machine of the architecture has: SSE2 on x86-64. Correct, and slow.
+struct baseline {
+#if defined(__aarch64__)
+    using arch = xsimd::neon64;
+#else
+    using arch = xsimd::sse2;
+#endif
+    static constexpr int score_vectors = 2, score_keys = 4, value_rows = 4, value_vectors = 2;
+
+    [[nodiscard]] static constexpr char const* name() noexcept {
+        return "baseline";
+    }
+    [[nodiscard]] static constexpr bool supported() noexcept {
+        return true;
+    }
+    [[nodiscard]] static bool available() noexcept {
+        return true;
+    }
+};
+
+#if defined(__aarch64__)
+/// AArch64 with Advanced SIMD.
+struct neon : baseline {
+    static constexpr int score_vectors = 3, score_keys = 8, value_rows = 6, value_vectors = 4;
+
+    [[nodiscard]] static constexpr char const* name() noexcept { return "neon"; }
+};
+using current = neon;
+#endif
+
+#if defined(__AVX2__) && defined(__FMA__)
+/// AVX2, FMA and F16C: x86-64-v3.
+struct x86_v3 {
+    using arch                         = xsimd::avx2;
+    static constexpr int score_vectors = 3, score_keys = 4, value_rows = 6, value_vectors = 2;
+
+    [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v3"; }
+    [[nodiscard]] static constexpr bool supported() noexcept { return true; }
+    [[nodiscard]] static bool available() noexcept {
+        return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+    }
+};
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+/// AVX-512 F, BW, DQ and VL: x86-64-v4.
+struct x86_v4 {
+    using arch                         = xsimd::avx512bw;
+    static constexpr int score_vectors = 3, score_keys = 8, value_rows = 6, value_vectors = 4;
+
+    [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v4"; }
+    [[nodiscard]] static constexpr bool supported() noexcept { return true; }
+    [[nodiscard]] static bool available() noexcept {
+        return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
+               __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
+    }
+};
+using current = x86_v4;
+#elif defined(__AVX2__) && defined(__FMA__)
+using current = x86_v3;
+#elif !defined(__aarch64__)
+using current = baseline;
+#endif
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::isa

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How a problem is cut into items, and what the two kernel classes share: the rows of an item, and its key tiles.
+//
+//   stream   rows x group <= 16 (decode): memory bound, keys read in place, spans of span_slots slots
+//   tile     more (prefill): compute bound, keys decoded once per row tile
+//
+// The class and every boundary depend on the call's shape and positions, never on threads.
+
+#include <butterfly/backend/host/logits.hpp>
+#include <butterfly/backend/host/rows.hpp>
+#include <butterfly/backend/simd/raw_codec.hpp>
+#include <butterfly/sdpa/softmax_state.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+/// Most rows of an item of the stream class.
+inline constexpr int stream_rows = 16;
+
+/// Slots of one span of the stream class: partial results of spans are combined in slot order.
+inline constexpr index_t span_slots = 4096;
+
+/// Query rows an item of the tile class aims at: strips that share decoded keys and values.
+template <class Isa>
+inline constexpr int item_rows = std::max(2 * strip_rows<Isa>, 96);
+
+/// How one problem is cut into row tiles and head chunks.
+struct cut {
+    bool stream;         // kernel class
+    int chunk;           // query heads of an item, all of one kv head
+    int tokens;          // most query tokens of an item
+    index_t alignment;   // no item straddles a multiple of it, in positions
+    index_t chunks;      // head chunks
+    index_t tiles;       // row tiles (some may be empty)
+    index_t first_block; // of aligned tiles: the block of the first position
+    index_t per_block;   // tiles per block
+
+    [[nodiscard]] index_t items() const noexcept { return chunks * tiles; }
+};
+
+/// The rows of one item. Row r is query token first + r / heads, query head head + r % heads.
+struct item {
+    index_t first;
+    int tokens;
+    index_t head;
+    int heads;
+    index_t kv_head;
+
+    [[nodiscard]] int rows() const noexcept { return tokens * heads; }
+};
+
+template <class Isa>
+[[nodiscard]] cut cut_problem(problem const& p) noexcept {
+    cut c{};
+    c.alignment     = no_alignment;
+    bool rows_apart = false; // each query head has rows of its own
+    for (int i = 0; i < p.pool_count; ++i) {
+        visibility_ref const& v = p.pools[i].visibility;
+        if (v.row_alignment != no_alignment)
+            c.alignment = c.alignment == no_alignment ? v.row_alignment : std::gcd(c.alignment, v.row_alignment);
+        rows_apart |= v.row_heads > p.kv_heads;
+    }
+    index_t const group    = rows_apart ? 1 : p.group();
+    index_t const most     = std::min(p.tokens(), c.alignment);
+    c.stream               = most <= stream_rows / group;
+    int const aim          = c.stream ? stream_rows : item_rows<Isa>;
+    c.chunk                = static_cast<int>(std::min<index_t>(group, aim));
+    c.tokens               = std::clamp(aim / c.chunk, 1, tile_tokens);
+    index_t const per_head = detail::ceil_div(group, c.chunk);
+    c.chunks               = p.heads() / group * per_head;
+    c.per_block            = 1;
+    if (c.alignment == no_alignment) {
+        c.tiles = detail::ceil_div(p.tokens(), c.tokens);
+    } else if (p.options.q_positions) {
+        c.tokens = 1; // positions are not known to be consecutive
+        c.tiles  = p.tokens();
+    } else {
+        index_t const from = p.options.q_position;
+        c.tokens           = static_cast<int>(std::min<index_t>(c.tokens, c.alignment));
+        c.per_block        = detail::ceil_div(c.alignment, c.tokens);
+        c.first_block      = from / c.alignment;
+        c.tiles = p.tokens() == 0 ? 0 : ((from + p.tokens() - 1) / c.alignment - c.first_block + 1) * c.per_block;
+    }
+    return c;
+}
+
+/// Item `index` of a problem, the latest rows first: they have most keys. `tokens` is 0 where it is empty.
+[[nodiscard]] inline item item_at(problem const& p, cut const& c, index_t index) noexcept {
+    index_t const tile = c.tiles - 1 - index / c.chunks;
+    index_t const part = index % c.chunks;
+    index_t const per  = detail::ceil_div(p.group(), c.chunk); // chunks of a kv head
+    item i{};
+    i.kv_head           = part / per;
+    index_t const inner = part % per * c.chunk;
+    i.head              = i.kv_head * p.group() + inner;
+    i.heads             = static_cast<int>(std::min<index_t>(c.chunk, p.group() - inner));
+    if (c.alignment == no_alignment || p.options.q_positions) {
+        i.first  = tile * c.tokens;
+        i.tokens = static_cast<int>(std::min<index_t>(c.tokens, p.tokens() - i.first));
+        return i;
+    }
+    index_t const from  = p.options.q_position;
+    index_t const block = (c.first_block + tile / c.per_block) * c.alignment;
+    index_t const begin = std::max(block + tile % c.per_block * c.tokens, from);
+    index_t const end = std::min({block + (tile % c.per_block + 1) * c.tokens, block + c.alignment, from + p.tokens()});
+    i.first           = begin - from;
+    i.tokens          = static_cast<int>(std::max<index_t>(end - begin, 0));
+    return i;
+}
+
+/// The rows an item asks a pool's visibility for.
+[[nodiscard]] inline row_tile rows_of(problem const& p, pool_ref const& pool, item const& i) noexcept {
+    return {.first = i.first, .tokens = i.tokens, .head = host::row_head(p, pool, i.head)};
+}
+
+/// Addresses of the rows of a key tile in one storage.
+inline void gather_rows(storage_ref const& s, index_t kv_head, key_tile const& tile, std::byte const** rows) noexcept {
+    if (tile.slots == nullptr && !s.pages && s.ring == 0) {
+        std::byte const* at = host::row_address(s, kv_head, tile.first);
+        for (int j = 0; j < tile.count; ++j, at += s.slot_stride) rows[j] = at;
+        return;
+    }
+    for (int j = 0; j < tile.count; ++j) rows[j] = host::row_address(s, kv_head, tile.slot(j));
+}
+
+/// Every bit that some row of the item sees.
+[[nodiscard]] inline std::uint64_t visible_keys(key_tile const& tile, int tokens) noexcept {
+    if (tile.bits == nullptr) return detail::bit_range(0, tile.count);
+    std::uint64_t any = 0;
+    for (int i = 0; i < tokens; ++i) any |= tile.bits[i];
+    return any;
+}
+
+/// Whether logits of this problem need more than scale and per-key bias.
+[[nodiscard]] inline bool has_row_bias(problem const& p) noexcept {
+    return static_cast<bool>(p.options.alibi_slopes) || static_cast<bool>(p.options.mask.data);
+}
+
+[[nodiscard]] inline simd_codec_ops const& ops_of(storage_ref const& s) noexcept {
+    return *static_cast<simd_codec_ops const*>(s.ops);
+}
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the SIMD kernels know of a codec, and the raw codecs' leaf.
+//
+//   decode       rows -> floats in scratch                      every codec; all the tile class needs
+//   score        dot products with packed rows, in place        null: decode to scratch, then f32 rows
+//   accumulate   weighted sums of packed rows, in place         null: likewise
+//
+// A codec with `decode` alone works. A user's codec may bring more through its own `simd_ops(Isa, codec)`, found by
+// argument-dependent lookup.
+
+#include <butterfly/backend/host/codec_ops.hpp>
+#include <butterfly/backend/simd/batch.hpp>
+#include <butterfly/sdpa/problem.hpp>
+
+#include <algorithm>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+/// Query rows of the stream class, packed: [rows][stride] floats, zeros from head_dim to stride.
+struct stream_queries {
+    float const* data;
+    index_t stride;
+    int rows;
+};
+
+/// The functions of one codec for one instruction set. `base` comes first, so that host code may read it as codec_ops.
+struct simd_codec_ops {
+    host::codec_ops base;
+    /// scores[r * tile_slots + j] = <query r, row j> for j in [0, count).
+    void (*score)(std::byte const* const* rows, int count, index_t head_dim, stream_queries, float* scores) noexcept;
+    /// out[r * stride + d] += sum over listed j of weights[r * tile_slots + j] * row_j[d].
+    void (*accumulate)(std::byte const* const* rows,
+                       int const* keys,
+                       int count,
+                       index_t head_dim,
+                       float const* weights,
+                       int query_rows,
+                       float* out,
+                       index_t stride) noexcept;
+};
+
+/// decode: equals raw<T>::decode.
+template <class Isa, class T>
+void decode_raw(
+    void const*, std::byte const* const* rows, int count, index_t head_dim, float* out, index_t stride) noexcept {
+    index_t const whole = head_dim - head_dim % lanes<Isa>;
+    for (int j = 0; j < count; ++j) {
+        auto const* const row = reinterpret_cast<T const*>(rows[j]);
+        float* const to       = out + j * stride;
+        index_t d             = 0;
+        for (; d < whole; d += lanes<Isa>) load_as<Isa>(row + d).store_unaligned(to + d);
+        for (; d < head_dim; ++d) to[d] = static_cast<float>(row[d]);
+    }
+}
+
+namespace block {
+
+/// Dot products of Rows queries with Keys rows. Each dot has its own accumulator, so how rows and keys are grouped
+/// never changes a bit.
+template <class Isa, class T, int Rows, int Keys>
+void score_block(T const* const* keys, index_t head_dim, float const* queries, index_t stride, float* scores) noexcept {
+    f32<Isa> sum[Rows][Keys];
+    for (auto& row : sum)
+        for (auto& s : row) s = f32<Isa>(0.0F);
+    index_t const whole = head_dim - head_dim % lanes<Isa>;
+    auto const step     = [&](index_t d, auto const& load_key) {
+        f32<Isa> key[Keys];
+        for (int j = 0; j < Keys; ++j) key[j] = load_key(keys[j] + d);
+        for (int r = 0; r < Rows; ++r) {
+            f32<Isa> const query = load_as<Isa>(queries + r * stride + d);
+            for (int j = 0; j < Keys; ++j) sum[r][j] = fma(query, key[j], sum[r][j]);
+        }
+    };
+    for (index_t d = 0; d < whole; d += lanes<Isa>) step(d, [](T const* at) { return load_as<Isa>(at); });
+    if (whole < head_dim) step(whole, [&](T const* at) { return load_part<Isa>(at, head_dim - whole); });
+    for (int r = 0; r < Rows; ++r)
+        for (int j = 0; j < Keys; ++j) scores[r * tile_slots + j] = horizontal_sum(sum[r][j]);
+}
+
+template <class Isa, class T, int Keys>
+void score_rows(T const* const* keys, index_t head_dim, stream_queries const& q, float* scores) noexcept {
+    int r         = 0;
+    auto const at = [&](int row) { return q.data + row * q.stride; };
+    for (; r + 4 <= q.rows; r += 4)
+        score_block<Isa, T, 4, Keys>(keys, head_dim, at(r), q.stride, scores + r * tile_slots);
+    for (; r + 2 <= q.rows; r += 2)
+        score_block<Isa, T, 2, Keys>(keys, head_dim, at(r), q.stride, scores + r * tile_slots);
+    for (; r < q.rows; ++r) score_block<Isa, T, 1, Keys>(keys, head_dim, at(r), q.stride, scores + r * tile_slots);
+}
+
+/// Rows x Vectors register block of the weighted sum, keys in the order listed.
+template <class Isa, class T, int Rows, int Vectors>
+void accumulate_block(std::byte const* const* rows,
+                      int const* keys,
+                      int count,
+                      index_t first,
+                      index_t end,
+                      float const* weights,
+                      float* out,
+                      index_t stride) noexcept {
+    f32<Isa> sum[Rows][Vectors];
+    for (int r = 0; r < Rows; ++r)
+        for (int c = 0; c < Vectors; ++c) sum[r][c] = load_as<Isa>(out + r * stride + first + c * lanes<Isa>);
+    bool const part = end - first < Vectors * lanes<Isa>; // only the last vector of a row, Vectors = 1
+    for (int i = 0; i < count; ++i) {
+        int const j             = keys[i];
+        auto const* const value = reinterpret_cast<T const*>(rows[j]) + first;
+        f32<Isa> column[Vectors];
+        for (int c = 0; c < Vectors; ++c)
+            column[c] = part ? load_part<Isa>(value, end - first) : load_as<Isa>(value + c * lanes<Isa>);
+        for (int r = 0; r < Rows; ++r) {
+            f32<Isa> const weight(weights[r * tile_slots + j]);
+            for (int c = 0; c < Vectors; ++c) sum[r][c] = fma(weight, column[c], sum[r][c]);
+        }
+    }
+    for (int r = 0; r < Rows; ++r)
+        for (int c = 0; c < Vectors; ++c) sum[r][c].store_unaligned(out + r * stride + first + c * lanes<Isa>);
+}
+
+template <class Isa, class T, int Rows>
+void accumulate_rows(std::byte const* const* rows,
+                     int const* keys,
+                     int count,
+                     index_t head_dim,
+                     float const* weights,
+                     float* out,
+                     index_t stride) noexcept {
+    constexpr int most = Isa::value_vectors;
+    index_t d          = 0;
+    for (; d + most * lanes<Isa> <= head_dim; d += most * lanes<Isa>)
+        accumulate_block<Isa, T, Rows, most>(rows, keys, count, d, head_dim, weights, out, stride);
+    for (; d < head_dim; d += lanes<Isa>)
+        accumulate_block<Isa, T, Rows, 1>(rows, keys, count, d, head_dim, weights, out, stride);
+}
+
+} // namespace block
+
+/// score, in place: four keys at a time, so that a loaded query vector serves four.
+template <class Isa, class T>
+void score_raw(std::byte const* const* rows, int count, index_t head_dim, stream_queries q, float* scores) noexcept {
+    auto const* const keys = reinterpret_cast<T const* const*>(rows);
+    int j                  = 0;
+    for (; j + 4 <= count; j += 4) block::score_rows<Isa, T, 4>(keys + j, head_dim, q, scores + j);
+    for (; j < count; ++j) block::score_rows<Isa, T, 1>(keys + j, head_dim, q, scores + j);
+}
+
+/// accumulate, in place.
+template <class Isa, class T>
+void accumulate_raw(std::byte const* const* rows,
+                    int const* keys,
+                    int count,
+                    index_t head_dim,
+                    float const* weights,
+                    int query_rows,
+                    float* out,
+                    index_t stride) noexcept {
+    int r = 0;
+    for (; r + 4 <= query_rows; r += 4)
+        block::accumulate_rows<Isa, T, 4>(rows, keys, count, head_dim, weights + r * tile_slots, out + r * stride,
+                                          stride);
+    for (; r < query_rows; ++r)
+        block::accumulate_rows<Isa, T, 1>(rows, keys, count, head_dim, weights + r * tile_slots, out + r * stride,
+                                          stride);
+}
+
+template <class Isa, class T>
+inline constexpr simd_codec_ops raw_ops{
+    {&decode_raw<Isa, T>, host::encode_function<quant::raw<T>>()}, &score_raw<Isa, T>, &accumulate_raw<Isa, T>};
+
+template <quant::decoder Codec>
+inline constexpr simd_codec_ops foreign_ops{
+    {&host::decode_rows<Codec>, host::encode_function<Codec>()}, nullptr, nullptr};
+
+/// The leaf of a codec: what the kernels of an instruction set call for it.
+template <class Isa, class T>
+[[nodiscard]] simd_codec_ops const& simd_ops(Isa, quant::raw<T> const&) noexcept {
+    return raw_ops<Isa, T>;
+}
+
+template <class Isa, quant::decoder Codec>
+[[nodiscard]] simd_codec_ops const& simd_ops(Isa, Codec const&) noexcept {
+    return foreign_ops<Codec>;
+}
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec

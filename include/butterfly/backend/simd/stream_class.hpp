@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The stream class: attention of few query rows (decode), bound by the bytes of K and V. Every key and value row is
+// read once, in place, for all query heads of its group.
+//
+//   for each pool, for each span of span_slots slots, for each key tile the pool shows in it:
+//       S = Q K^T;  logits;  online softmax;  O += S V
+//   spans fold into one result in pool and slot order
+//
+// equals attend_row (backend/scalar.hpp), up to summation order. A span starts from an empty state, so spans may run on
+// any thread, and the fold's order is fixed: the bits are the same for every number of threads.
+
+#include <butterfly/backend/host/workspace.hpp>
+#include <butterfly/backend/simd/item.hpp>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+/// Softmax states and unnormalised outputs of the rows of an item.
+struct stream_part {
+    float* max; // [stream_rows]
+    float* sum; // [stream_rows]
+    float* out; // [stream_rows][stride]
+
+    [[nodiscard]] static index_t bytes(index_t stride) noexcept {
+        return 2 * host::scratch_bytes<float>(stream_rows) + host::scratch_bytes<float>(stream_rows * stride);
+    }
+
+    stream_part(index_t stride, std::byte* memory) noexcept {
+        host::carver c(memory);
+        max = c.take<float>(stream_rows);
+        sum = c.take<float>(stream_rows);
+        out = c.take<float>(stream_rows * stride);
+    }
+
+    void clear(int rows, index_t stride) const noexcept {
+        std::fill_n(max, rows, minus_infinity);
+        std::fill_n(sum, rows, 0.0F);
+        std::fill_n(out, rows * stride, 0.0F);
+    }
+};
+
+/// One thread's memory of the stream class.
+template <class Isa>
+struct stream_scratch {
+    float* queries; // [stream_rows][key stride], times scale, zero-padded
+    float* scores;  // [stream_rows][tile_slots]
+    float* decoded; // [tile_slots][wider stride]: rows of codecs that cannot be read in place
+    stream_part total;
+    stream_part part;
+
+    [[nodiscard]] static constexpr index_t padded(index_t n) noexcept { return detail::round_up(n, lanes<Isa>); }
+
+    [[nodiscard]] static index_t bytes(index_t dk, index_t dv) noexcept {
+        return host::scratch_bytes<float>(stream_rows * padded(dk)) +
+               host::scratch_bytes<float>(stream_rows * tile_slots) +
+               host::scratch_bytes<float>(tile_slots * std::max(padded(dk), padded(dv))) +
+               2 * stream_part::bytes(padded(dv));
+    }
+
+    stream_scratch(index_t dk, index_t dv, std::byte* memory) noexcept
+        : total(padded(dv), nullptr), part(padded(dv), nullptr) {
+        host::carver c(memory);
+        queries = c.take<float>(stream_rows * padded(dk));
+        scores  = c.take<float>(stream_rows * tile_slots);
+        decoded = c.take<float>(tile_slots * std::max(padded(dk), padded(dv)));
+        total   = stream_part(padded(dv), c.take<std::byte>(stream_part::bytes(padded(dv))));
+        part    = stream_part(padded(dv), c.take<std::byte>(stream_part::bytes(padded(dv))));
+    }
+};
+
+/// Attention of one item, a span at a time.
+template <class Isa>
+class stream_attention {
+public:
+    stream_attention(problem const& p, item const& i, std::byte* memory) noexcept
+        : p_(p), i_(i), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
+          key_stride_(stream_scratch<Isa>::padded(dk_)), stride_(stream_scratch<Isa>::padded(dv_)),
+          at_(dk_, dv_, memory) {
+        for (int r = 0; r < i_.rows(); ++r) {
+            float* const row = at_.queries + r * key_stride_;
+            host::load_row(p_.q, head(r), token(r), row);
+            for (index_t d = 0; d < dk_; ++d) row[d] *= p_.options.scale;
+            std::fill(row + dk_, row + key_stride_, 0.0F);
+        }
+    }
+
+    /// The spans a pool has for this item: [first, end) in units of span_slots.
+    [[nodiscard]] static key_span spans(problem const& p, int pool, item const& i) noexcept {
+        pool_ref const& at    = p.pools[pool];
+        key_span const extent = at.visibility.extent(at.visibility.state, p, pool, rows_of(p, at, i));
+        if (extent.first >= extent.end) return {0, 0};
+        return {extent.first / span_slots, detail::ceil_div(extent.end, span_slots)};
+    }
+
+    /// All pools and spans in order, in this thread.
+    void run() noexcept {
+        at_.total.clear(i_.rows(), stride_);
+        for (int k = 0; k < p_.pool_count; ++k) {
+            key_span const all = spans(p_, k, i_);
+            for (index_t s = all.first; s < all.end; ++s) {
+                run_span(k, s, at_.part);
+                fold(at_.part);
+            }
+        }
+        finish();
+    }
+
+    /// One span of one pool, from an empty state.
+    void run_span(int pool_index, index_t span, stream_part const& part) noexcept {
+        part.clear(i_.rows(), stride_);
+        pool_ref const& pool = p_.pools[pool_index];
+        row_tile const rows  = rows_of(p_, pool, i_);
+        key_span const slots{span * span_slots, (span + 1) * span_slots};
+        tile_cursor cursor;
+        key_tile tile;
+        while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
+            if (tile.bits == nullptr || i_.tokens == 1) {
+                std::uint64_t const seen = tile.bits == nullptr ? detail::bit_range(0, tile.count) : tile.bits[0];
+                visit(pool, tile, seen, 0, i_.rows(), part);
+                continue;
+            }
+            for (int t = 0; t < i_.tokens; ++t)
+                visit(pool, tile, tile.bits[t], t * i_.heads, i_.heads, part); // a token's own keys
+        }
+    }
+
+    /// total = total merged with part; an empty part changes no bit.
+    void fold(stream_part const& part) noexcept {
+        for (int r = 0; r < i_.rows(); ++r) {
+            merge_factors const m =
+                merge({at_.total.max[r], at_.total.sum[r]}, softmax_state{part.max[r], part.sum[r]});
+            if (part.sum[r] == 0.0F) continue;
+            float* const to         = at_.total.out + r * stride_;
+            float const* const from = part.out + r * stride_;
+            for (index_t d = 0; d < dv_; ++d) to[d] = to[d] * m.a + from[d] * m.b;
+            at_.total.max[r] = m.merged.max;
+            at_.total.sum[r] = m.merged.sum;
+        }
+    }
+
+    void clear_total() noexcept { at_.total.clear(i_.rows(), stride_); }
+
+    void finish() noexcept {
+        auto* const lse         = host_pointer<float>(p_.options.lse);
+        auto const* const sinks = host_pointer<float const>(p_.options.sink_logits);
+        for (int r = 0; r < i_.rows(); ++r) {
+            softmax_state state{at_.total.max[r], at_.total.sum[r]};
+            if (lse != nullptr) lse[head(r) * p_.tokens() + token(r)] = state.lse();
+            float const rescale = sinks != nullptr ? state.push(sinks[head(r)]) : 1.0F;
+            host::store_row(p_.out, head(r), token(r), at_.total.out + r * stride_,
+                            state.empty() ? 0.0F : rescale / state.sum);
+        }
+    }
+
+private:
+    using vector = f32<Isa>;
+
+    [[nodiscard]] index_t token(int row) const noexcept { return i_.first + row / i_.heads; }
+    [[nodiscard]] index_t head(int row) const noexcept { return i_.head + row % i_.heads; }
+
+    /// Keys `seen` of a tile for the rows [first_row, first_row + rows).
+    void visit(pool_ref const& pool,
+               key_tile const& tile,
+               std::uint64_t seen,
+               int first_row,
+               int rows,
+               stream_part const& part) noexcept {
+        if (seen == 0) return;
+        int keys[tile_slots];
+        int count = 0;
+        for (std::uint64_t left = seen; left != 0; left &= left - 1) keys[count++] = std::countr_zero(left);
+
+        std::byte const* packed[tile_slots];
+        std::byte const* key_rows[tile_slots];
+        std::byte const* value_rows[tile_slots];
+        gather_rows(pool.keys, i_.kv_head, tile, packed);
+        for (int k = 0; k < count; ++k) key_rows[k] = packed[keys[k]];
+        gather_rows(pool.values, i_.kv_head, tile, value_rows);
+
+        // Scores of the visible keys, then spread to where they stand in the tile.
+        float* const scores = at_.scores + first_row * tile_slots;
+        score(pool.keys, key_rows, count, first_row, rows, scores);
+        spread(scores, rows, keys, count);
+        adjust(pool, tile, seen, first_row, rows);
+        soften(first_row, rows, part);
+        accumulate(pool.values, value_rows, keys, drop_hidden(tile, first_row, rows, keys, count), first_row, rows,
+                   part);
+    }
+
+    void score(storage_ref const& s,
+               std::byte const** rows,
+               int count,
+               int first_row,
+               int query_rows,
+               float* scores) noexcept {
+        simd_codec_ops const& ops = ops_of(s);
+        stream_queries const q{at_.queries + first_row * key_stride_, key_stride_, query_rows};
+        if (ops.score != nullptr) return ops.score(rows, count, dk_, q, scores);
+        ops.base.decode(s.codec_state, rows, count, dk_, at_.decoded, key_stride_);
+        point_at_decoded(rows, count, key_stride_);
+        score_raw<Isa, float>(rows, count, dk_, q, scores);
+    }
+
+    void accumulate(storage_ref const& s,
+                    std::byte const** rows,
+                    int* keys,
+                    int count,
+                    int first_row,
+                    int query_rows,
+                    stream_part const& part) noexcept {
+        simd_codec_ops const& ops  = ops_of(s);
+        float const* const weights = at_.scores + first_row * tile_slots;
+        float* const out           = part.out + first_row * stride_;
+        if (ops.accumulate != nullptr) return ops.accumulate(rows, keys, count, dv_, weights, query_rows, out, stride_);
+        std::byte const* listed[tile_slots];
+        for (int k = 0; k < count; ++k) listed[k] = rows[keys[k]];
+        ops.base.decode(s.codec_state, listed, count, dv_, at_.decoded, stride_);
+        for (int k = 0; k < count; ++k) rows[keys[k]] = reinterpret_cast<std::byte const*>(at_.decoded + k * stride_);
+        accumulate_raw<Isa, float>(rows, keys, count, dv_, weights, query_rows, out, stride_);
+    }
+
+    void point_at_decoded(std::byte const** rows, int count, index_t stride) const noexcept {
+        for (int k = 0; k < count; ++k) rows[k] = reinterpret_cast<std::byte const*>(at_.decoded + k * stride);
+    }
+
+    /// scores[r][k] -> scores[r][keys[k]], hidden keys -inf. Backwards, since keys[k] >= k.
+    static void spread(float* scores, int rows, int const* keys, int count) noexcept {
+        for (int r = 0; r < rows; ++r) {
+            float* const row = scores + r * tile_slots;
+            int end          = tile_slots;
+            for (int k = count - 1; k >= 0; --k) {
+                float const score = row[k];
+                std::fill(row + keys[k] + 1, row + end, minus_infinity);
+                end          = keys[k];
+                row[keys[k]] = score;
+            }
+            std::fill(row, row + end, minus_infinity);
+        }
+    }
+
+    // Soft cap, per-key bias, ALiBi and mask: the logit order of host/logits.hpp.
+    void adjust(pool_ref const& pool, key_tile const& tile, std::uint64_t seen, int first_row, int rows) noexcept {
+        bool const biased = static_cast<bool>(pool.log_weights) || tile.bias != nullptr || has_row_bias(p_);
+        float const cap   = p_.options.soft_cap;
+        if (!biased && cap <= 0.0F) return;
+        for (int r = first_row; r < first_row + rows; ++r)
+            for (std::uint64_t left = seen; left != 0; left &= left - 1) {
+                int const j  = std::countr_zero(left);
+                float& score = at_.scores[r * tile_slots + j];
+                score        = host::soft_capped(score, cap);
+                if (biased) score += host::key_bias(pool, tile, j);
+                float const row = biased ? host::row_bias(p_, pool, head(r), token(r), tile.slot(j)) : 0.0F;
+                score           = row == minus_infinity ? minus_infinity : score + row;
+            }
+    }
+
+    // Online softmax; lanes are slots of the tile, so that a key's lane never depends on the call.
+    void soften(int first_row, int rows, stream_part const& part) noexcept {
+        for (int r = first_row; r < first_row + rows; ++r) {
+            float* const scores = at_.scores + r * tile_slots;
+            vector top(minus_infinity);
+            for (int j = 0; j < tile_slots; j += lanes<Isa>) top = xsimd::max(top, load_as<Isa>(scores + j));
+            float const largest = std::max(part.max[r], horizontal_max(top));
+            float const base    = largest == minus_infinity ? 0.0F : largest;
+            vector added(0.0F);
+            for (int j = 0; j < tile_slots; j += lanes<Isa>) {
+                vector const weight = exp(load_as<Isa>(scores + j) - vector(base));
+                weight.store_unaligned(scores + j);
+                added = added + weight;
+            }
+            if (largest != part.max[r] && part.sum[r] != 0.0F) {
+                float const factor = std::exp(part.max[r] - base);
+                part.sum[r] *= factor;
+                float* const out = part.out + r * stride_;
+                for (index_t d = 0; d < stride_; d += lanes<Isa>)
+                    (load_as<Isa>(out + d) * vector(factor)).store_unaligned(out + d);
+            }
+            part.sum[r] += horizontal_sum(added);
+            part.max[r] = largest;
+        }
+    }
+
+    /// Leaves out keys a mask hides from every row: what they hold must not reach the sum.
+    int drop_hidden(key_tile const& tile, int first_row, int rows, int* keys, int count) const noexcept {
+        if (!p_.options.mask.data) return count;
+        int kept = 0;
+        for (int k = 0; k < count; ++k) {
+            bool seen = false;
+            for (int r = first_row; r < first_row + rows && !seen; ++r)
+                seen = host::mask_at(p_, head(r), token(r), tile.slot(keys[k])) != minus_infinity;
+            if (seen) keys[kept++] = keys[k];
+        }
+        return kept;
+    }
+
+    problem const& p_;
+    item const i_;
+    index_t const dk_;
+    index_t const dv_;
+    index_t const key_stride_;
+    index_t const stride_;
+    stream_scratch<Isa> at_;
+};
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec

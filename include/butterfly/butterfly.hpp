@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The umbrella for host programs: graph, topology, attention, caches, the scalar and SIMD backends. No GPU headers, no
+// Eigen.
+
+#include <butterfly/backend/scalar.hpp>
+#include <butterfly/backend/simd.hpp>
+#include <butterfly/core/executor.hpp>
+#include <butterfly/core/heads.hpp>
+#include <butterfly/graph/graph.hpp>
+#include <butterfly/graph/validate.hpp>
+#include <butterfly/sdpa/attend.hpp>
+#include <butterfly/sdpa/dense_sdpa.hpp>
+#include <butterfly/sdpa/sparse_sdpa.hpp>
+#include <butterfly/topology/ablation.hpp>
+#include <butterfly/topology/build.hpp>
+#include <butterfly/topology/causal_shift.hpp>
+#include <butterfly/topology/cycle.hpp>
+#include <butterfly/topology/landmark.hpp>
+#include <butterfly/topology/rewire.hpp>
+#include <butterfly/topology/window.hpp>
+#include <butterfly/version.hpp>
