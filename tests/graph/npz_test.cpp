@@ -227,6 +227,13 @@ TEST_CASE("hostile lengths and offsets are refused", "[graph]") {
         }
 }
 
+TEST_CASE("a directory that counts fewer entries than it holds is refused", "[graph]") {
+    bf::graph const t3         = golden::abi_graph("t3");
+    bytes file                 = graph_bytes(t3.view());
+    file[file.size() - 22 + 8] = file[file.size() - 22 + 10] = std::byte{1};
+    REQUIRE_THAT(refusal(file), Contains("another size than its entries"));
+}
+
 TEST_CASE("members that overlap are refused: a small file cannot make a large result", "[graph]") {
     bf::graph const t3          = golden::abi_graph("t3");
     bytes file                  = graph_bytes(t3.view());
@@ -280,6 +287,9 @@ TEST_CASE("headers of .npy are parsed, not guessed", "[graph]") {
          }) {
         CAPTURE(dict);
         REQUIRE_THAT(refusal(archive_of(npy(dict, "ab"))), Contains("npz: a "));
+        if (std::string(dict).find("922337") != std::string::npos ||
+            std::string(dict).find("9999") != std::string::npos)
+            REQUIRE_THAT(refusal(archive_of(npy(dict, "ab"))), Contains("a dimension that overflows"));
     }
 }
 

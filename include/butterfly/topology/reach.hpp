@@ -11,7 +11,7 @@
 
 namespace butterfly::topology {
 
-/// Remembers which nodes at or before a limit were named.
+/// Marks the nodes before a limit that a row names.
 class marking_sink {
 public:
     marking_sink(std::vector<bool>& marks, index_t limit) noexcept : marks_(marks), limit_(limit) {}
@@ -41,9 +41,8 @@ template <rule R>
     std::vector<bool> reached(static_cast<std::size_t>(target.node + 1));
     reached.back() = true;
     for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) {
-        std::vector<bool> const above = reached;
-        for (index_t node = 0; node <= target.node; ++node) {
-            if (!above[static_cast<std::size_t>(node)]) continue;
+        for (index_t node = 0; node <= target.node; ++node) { // ascending: marks go to nodes already passed
+            if (!reached[static_cast<std::size_t>(node)]) continue;
             marking_sink sink(reached, node);
             layer->emit(shape, {target.head, node}, sink);
         }
