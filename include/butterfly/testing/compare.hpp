@@ -3,7 +3,8 @@
 
 // How far from the definition a result may be, and what to say where it is farther. Needs no test framework.
 //
-//   allowed = unit(arithmetic) * (base + root * sqrt(keys) + logit * logit_size) * spread + half an ulp of the output
+//   allowed = unit(arithmetic) * (base + root * sqrt(keys)
+//                                 + (logit + dims * sqrt(key_dim)) * logit_size) * spread + half an ulp of the output
 //
 // spread = sum_j w_j |v_j| is what rounding errors of a weighted sum are relative to; logit_size is the largest
 // scale * sum_d |q_d k_d| + |biases| of the row, what errors of a logit are relative to, and an error of a logit is a
@@ -26,14 +27,17 @@ struct tolerance {
     double base;  ///< roundings whatever the length
     double root;  ///< times sqrt(keys)
     double logit; ///< times logit_size
+    double dims;  ///< times sqrt(key_dim) * logit_size
 };
 
 /// The tolerance table, by the coarsest type that keys or values are kept in: a backend may multiply in that type. A
 /// backend that widens two-byte storage exactly is held to the row of f32.
 [[nodiscard]] constexpr tolerance tolerance_of(element_type storage) noexcept {
-    return storage == element_type::f32   ? tolerance{.unit = 0x1p-24, .base = 8.0, .root = 2.0, .logit = 4.0}
-           : storage == element_type::f16 ? tolerance{.unit = 0x1p-11, .base = 4.0, .root = 0.5, .logit = 2.0}
-                                          : tolerance{.unit = 0x1p-8, .base = 4.0, .root = 0.5, .logit = 2.0};
+    return storage == element_type::f32
+               ? tolerance{.unit = 0x1p-24, .base = 8.0, .root = 2.0, .logit = 4.0, .dims = 1.0}
+           : storage == element_type::f16
+               ? tolerance{.unit = 0x1p-11, .base = 4.0, .root = 0.5, .logit = 2.0, .dims = 0.25}
+               : tolerance{.unit = 0x1p-8, .base = 4.0, .root = 0.5, .logit = 2.0, .dims = 0.25};
 }
 
 /// What rounding a value to an element type may cost.
@@ -91,8 +95,8 @@ struct comparison {
 allowed_error(attention const& wanted, element_type arithmetic, index_t head, index_t token) {
     tolerance const t = tolerance_of(arithmetic);
     auto const row    = wanted.at(head, token);
-    return t.unit *
-           (t.base + t.root * std::sqrt(static_cast<double>(wanted.keys[row])) + t.logit * wanted.logit_size[row]);
+    return t.unit * (t.base + t.root * std::sqrt(static_cast<double>(wanted.keys[row])) +
+                     (t.logit + t.dims * std::sqrt(static_cast<double>(wanted.key_dim))) * wanted.logit_size[row]);
 }
 
 /// Compares an output with the definition.

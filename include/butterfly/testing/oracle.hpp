@@ -43,12 +43,13 @@ namespace butterfly::testing {
 
 /// What `evaluate` finds, with what a comparison needs to know how exact a result can be.
 struct attention {
-    heads_shape shape{};                      // of the output
-    std::vector<double> out{};                // [heads, tokens, value head_dim]
-    std::vector<double> lse{};                // [heads, tokens], -inf where no key is visible
-    std::vector<double> spread{};             // like out: sum_j w_j |v_j|, what rounding errors are relative to
-    std::vector<double> logit_size{};         // like lse: the largest sum of the magnitudes that make a logit
-    std::vector<index_t> keys{};              // like lse: visible keys
+    heads_shape shape{};              // of the output
+    std::vector<double> out{};        // [heads, tokens, value head_dim]
+    std::vector<double> lse{};        // [heads, tokens], -inf where no key is visible
+    std::vector<double> spread{};     // like out: sum_j w_j |v_j|, what rounding errors are relative to
+    std::vector<double> logit_size{}; // like lse: the largest sum of the magnitudes that make a logit, or the sink
+    std::vector<index_t> keys{};      // like lse: visible keys
+    index_t key_dim      = 0;         // products in a dot product
     element_type storage = element_type::f32; // the coarsest type keys or values are kept in
 
     [[nodiscard]] std::size_t at(index_t head, index_t token) const noexcept {
@@ -98,6 +99,13 @@ private:
     index_t head_;
     std::vector<Eigen::VectorXd> rows_;
 };
+
+/// A plain loop: g++ 12 warns of Eigen's AVX-512 reductions.
+[[nodiscard]] inline double dot(Eigen::VectorXd const& a, Eigen::VectorXd const& b, bool magnitudes = false) {
+    double sum = 0.0;
+    for (Eigen::Index i = 0; i < a.size(); ++i) sum += magnitudes ? std::abs(a[i] * b[i]) : a[i] * b[i];
+    return sum;
+}
 
 /// One visible key of a row.
 struct seen_key {
@@ -149,7 +157,7 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
     index_t const dv        = p.out.shape.head_dim;
     attend_options const& o = p.options;
     auto const rows         = static_cast<std::size_t>(p.heads() * p.tokens());
-    attention result{.shape = {p.heads(), p.tokens(), dv}};
+    attention result{.shape = {p.heads(), p.tokens(), dv}, .key_dim = dk};
     result.out.assign(rows * static_cast<std::size_t>(dv), 0.0);
     result.spread = result.out;
     result.lse.assign(rows, -std::numeric_limits<double>::infinity());
@@ -181,6 +189,7 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
             Eigen::VectorXd const q = query.cast<double>();
             index_t const position  = query_position(p, token);
             std::vector<detail::seen_key> seen;
+            double& sizes = result.logit_size[result.at(head, token)];
             for (int i = 0; i < p.pool_count; ++i) {
                 pool_ref const& pool      = p.pools[i];
                 auto const at             = static_cast<std::size_t>(i);
@@ -201,19 +210,19 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
                     if (bias == -std::numeric_limits<double>::infinity()) continue;
 
                     Eigen::VectorXd const& key = keys[at][slot];
-                    double s                   = static_cast<double>(o.scale) * q.dot(key);
+                    double s                   = static_cast<double>(o.scale) * detail::dot(q, key);
                     if (o.soft_cap > 0.0F) s = o.soft_cap * std::tanh(s / o.soft_cap);
                     s += bias;
                     if (s == -std::numeric_limits<double>::infinity()) continue;
-                    double const size = std::abs(o.scale) * q.cwiseAbs().dot(key.cwiseAbs()) + std::abs(weight) +
+                    double const size = std::abs(o.scale) * detail::dot(q, key, true) + std::abs(weight) +
                                         std::abs(*edge) + std::abs(alibi) + std::abs(mask);
-                    double& largest = result.logit_size[result.at(head, token)];
-                    largest         = std::max(largest, size);
+                    sizes = std::max(sizes, size);
                     seen.push_back({s, &values[at][slot]});
                 }
             }
             result.keys[result.at(head, token)] = static_cast<index_t>(seen.size());
             double const sink                   = sinks != nullptr ? sinks[head] : 0.0;
+            sizes                               = std::max(sizes, std::abs(sink));
             detail::finish_row(seen, sinks != nullptr ? &sink : nullptr, head, token, result);
         }
     }

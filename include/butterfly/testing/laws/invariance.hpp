@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Laws about what must not change a bit: how a sequence is cut into calls, which threads do the work, what else stands
+// in the same launch. Calls of at most sweep::stream_rows rows may be a kernel class of their own; between classes
+// values agree to the tolerance alone.
+
+#include <butterfly/testing/laws/law.hpp>
+
+#include <array>
+#include <list>
+#include <thread>
+
+namespace butterfly::testing {
+namespace detail {
+
+/// Attends tokens [0, all) in calls of `size` tokens, the last one up to twice as long; each call has the keys so far.
+template <class Policy, class Visibility>
+void attend_in_chunks(
+    Policy const& policy, seeded_problem<>& p, index_t size, Visibility const& sees, attend_options o) {
+    index_t const all = p.q.shape().tokens;
+    std::vector<float> lse;
+    for (index_t first = 0; first < all;) {
+        index_t const count = all - first < 2 * size ? all - first : size;
+        lse.assign(static_cast<std::size_t>(p.q.shape().heads * count), 0.0F);
+        o.q_position = first;
+        o.lse        = lse.data();
+        attend(policy, p.q.view().slice(first, count), p.out.view().slice(first, count), o,
+               pool(p.k.view().slice(0, first + count), p.v.view().slice(0, first + count), sees));
+        for (index_t h = 0; h < p.q.shape().heads; ++h)
+            for (index_t t = 0; t < count; ++t)
+                p.lse[static_cast<std::size_t>(h * all + first + t)] = lse[static_cast<std::size_t>(h * count + t)];
+        first += count;
+    }
+}
+
+/// The same for calls of at most `size` tokens.
+template <class Policy, class Visibility>
+void attend_in_steps(
+    Policy const& policy, seeded_problem<>& p, index_t size, Visibility const& sees, attend_options o) {
+    index_t const all = p.q.shape().tokens;
+    std::vector<float> lse(static_cast<std::size_t>(p.q.shape().heads * size));
+    for (index_t first = 0; first < all; first += size) {
+        index_t const count = std::min(size, all - first);
+        o.q_position        = first;
+        o.lse               = lse.data();
+        attend(policy, p.q.view().slice(first, count), p.out.view().slice(first, count), o,
+               pool(p.k.view().slice(0, first + count), p.v.view().slice(0, first + count), sees));
+        for (index_t h = 0; h < p.q.shape().heads; ++h)
+            for (index_t t = 0; t < count; ++t)
+                p.lse[static_cast<std::size_t>(h * all + first + t)] = lse[static_cast<std::size_t>(h * count + t)];
+    }
+}
+
+/// Every way to cut a sequence that stays in one kernel class gives the same bits.
+template <class Policy, class Visibility>
+void expect_chunk_invariance(report& r,
+                             Policy const& policy,
+                             sweep const& s,
+                             seeded_problem<> const& p,
+                             char const* name,
+                             Visibility const& sees) {
+    index_t const all   = p.q.shape().tokens;
+    index_t const group = p.q.shape().heads / p.k.shape().heads;
+    index_t const few   = s.stream_rows / group; // tokens of the largest call of the stream class
+    attend_options o;
+    o.edge_bias            = {0.5F, -0.25F, 1.5F, -2.0F};
+    auto whole_run         = p;
+    attention const wanted = evaluate(p.q.view(), p.out.view(), o, whole(p, sees));
+    std::string const what = name + say(" tokens", all, "group", group);
+    expect(r, what + " at once", policy, s, wanted, whole_run, o, whole(p, sees));
+
+    for (index_t const size : {few + 1, index_t{40}, index_t{67}}) {
+        if (size <= few || size >= all) continue;
+        auto cut = p;
+        attend_in_chunks(policy, cut, size, sees, o);
+        r.require(same_run(cut.out, cut.lse, whole_run.out, whole_run.lse), what + say(" in chunks of", size));
+    }
+    if (few < 1) {
+        auto cut = p;
+        attend_in_steps(policy, cut, 1, sees, o);
+        r.require(same_run(cut.out, cut.lse, whole_run.out, whole_run.lse), what + " token by token");
+        return;
+    }
+    auto single = p;
+    attend_in_steps(policy, single, 1, sees, o);
+    r.require(compare(single.out.view(), wanted, arithmetic(s, wanted)), what + " token by token");
+    r.require(compare_lse(single.lse, wanted, arithmetic(s, wanted)), what + " token by token");
+    for (index_t const size : {index_t{2}, index_t{3}, few}) {
+        if (size > few) continue;
+        auto cut = p;
+        attend_in_steps(policy, cut, size, sees, o);
+        r.require(same_run(cut.out, cut.lse, single.out, single.lse), what + say(" in steps of", size));
+    }
+}
+
+} // namespace detail
+
+/// One call, many chunks, token by token: the same bits within a kernel class, for every kind of visibility.
+template <class Policy>
+[[nodiscard]] report chunking_changes_no_bit(Policy const& policy, sweep const& s) {
+    report r;
+    for (index_t const group : {1, 2, 3, 8}) {
+        if (s.brief && group == 3) continue;
+        index_t const tokens = s.brief ? 90 : 150;
+        auto const p         = make_problem({.heads    = 2 * group,
+                                             .kv_heads = 2,
+                                             .tokens   = tokens,
+                                             .head_dim = 24,
+                                             .seed     = s.seed + static_cast<std::uint64_t>(group)});
+        graph const g        = detail::random_graph(random(s.seed, 301), 2, tokens, 70);
+        detail::scattered_rule const rule;
+        visible::routed_blocks const routed{
+            topology::make_row_source(rule, {.heads = 1, .nodes = butterfly::detail::ceil_div(tokens, 20)}), 20};
+        detail::expect_chunk_invariance(r, policy, s, p, "causal", visible::causal_prefix());
+        detail::expect_chunk_invariance(r, policy, s, p, "window", visible::exact_window(37));
+        detail::expect_chunk_invariance(r, policy, s, p, "aligned window", visible::exact_window(30, 16));
+        detail::expect_chunk_invariance(r, policy, s, p, "routed", routed);
+        detail::expect_chunk_invariance(r, policy, s, p, "graph", visible::graph_rows{g.view()});
+    }
+    return r;
+}
+
+/// A long decode step, cut into spans or not: the same bits however many keys stand behind the last visible one.
+template <class Policy>
+[[nodiscard]] report keys_out_of_sight_change_no_bit(Policy const& policy, sweep const& s) {
+    report r;
+    index_t const keys = s.brief ? 300 : 1500;
+    for (index_t const tokens : {1, 24}) {
+        auto p =
+            make_problem({.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 16, .seed = s.seed});
+        auto other = p;
+        for (index_t const seen : {index_t{64}, index_t{100}, keys / 2, keys - 1}) {
+            attend_options o;
+            o.q_position = seen - tokens;
+            if (o.q_position < 0) continue;
+            o.lse = p.lse.data();
+            attend(policy, p.q.view(), p.out.view(), o,
+                   pool(p.k.view().slice(0, seen), p.v.view().slice(0, seen), visible::interval{}));
+            o.lse = other.lse.data();
+            attend(policy, other.q.view(), other.out.view(), o, detail::whole(other));
+            r.require(detail::same_run(other.out, other.lse, p.out, p.lse),
+                      detail::say("tokens", tokens, "seen", seen));
+        }
+    }
+    return r;
+}
+
+/// Serial, an OpenMP team, and a share over threads of the caller's give the same bits, with and without workspace.
+template <class Policy>
+[[nodiscard]] report executors_change_no_bit(Policy const& policy, sweep const& s) {
+    report r;
+    for (index_t const tokens : {1, 3, 70}) {
+        auto p =
+            make_problem({.heads = 6, .kv_heads = 3, .tokens = tokens, .keys = 200, .head_dim = 20, .seed = s.seed});
+        attend_options o = detail::at_end(p);
+        auto const run   = [&](Policy const& with, attend_options options, seeded_problem<>& into) {
+            options.lse = into.lse.data();
+            attend(with, into.q.view(), into.out.view(), options, detail::whole(into));
+        };
+        auto alone = p;
+        run(detail::with(policy, serial{}), o, alone);
+#if defined(_OPENMP)
+        for (int const threads : {1, 2, 5}) {
+            auto team = p;
+            run(detail::with(policy, openmp{.threads = threads}), o, team);
+            r.require(detail::same_run(team.out, team.lse, alone.out, alone.lse),
+                      detail::say("openmp", threads, "tokens", tokens));
+        }
+#endif
+        for (int const threads : {1, 2, 3}) {
+            for (bool const scratch : {false, true}) {
+                auto shared = p;
+                meeting place;
+                std::vector<std::byte> memory;
+                if (scratch) {
+                    auto const whole = detail::whole(p);
+                    auto const bound = butterfly::make_problem(
+                        detail::with(policy, share{.thread = 0, .threads = threads, .barrier = place}), p.q.view(),
+                        p.out.view(), o, whole);
+                    butterfly::problem const asked = bound.problem();
+                    memory.resize(static_cast<std::size_t>(
+                        workspace_bytes(detail::with(policy, share{.thread = 0, .threads = threads, .barrier = place}),
+                                        std::span<butterfly::problem const>(&asked, 1))));
+                }
+                attend_options given = o;
+                given.workspace      = memory;
+                std::vector<std::thread> workers;
+                for (int i = 0; i < threads; ++i)
+                    workers.emplace_back([&, i] {
+                        Policy const mine =
+                            detail::with(policy, share{.thread = i, .threads = threads, .barrier = place});
+                        for (int again = 0; again < 2; ++again) run(mine, given, shared);
+                    });
+                for (std::thread& w : workers) w.join();
+                r.require(detail::same_run(shared.out, shared.lse, alone.out, alone.lse),
+                          detail::say("share of", threads, "tokens", tokens, "scratch", scratch ? 1 : 0));
+            }
+        }
+    }
+    return r;
+}
+
+/// A span of problems is each problem alone, bit for bit.
+template <class Policy>
+[[nodiscard]] report batches_change_no_bit(Policy const& policy, sweep const& s) {
+    report r;
+    struct sequence {
+        seeded_problem<> p;
+        pool<heads_view<float const>, heads_view<float const>, visible::interval> keys;
+        bound_problem<1> bound;
+
+        sequence(Policy const& policy, problem_options const& o)
+            : p(make_problem(o)), keys(std::as_const(p.k).view(), std::as_const(p.v).view(), visible::interval{}),
+              bound(butterfly::make_problem(policy, p.q.view(), p.out.view(), options(), keys)) {}
+
+        attend_options options() {
+            attend_options o = detail::at_end(p);
+            o.lse            = p.lse.data();
+            return o;
+        }
+    };
+    std::list<sequence> sequences; // addresses stay
+    std::vector<butterfly::problem> problems;
+    std::uint64_t seed = s.seed;
+    for (index_t const tokens : {1, 1, 40, 0, 3, 130, 1})
+        for (index_t const head_dim : {8, 33}) {
+            sequences.emplace_back(policy, problem_options{.heads    = 4,
+                                                           .kv_heads = 2,
+                                                           .tokens   = tokens,
+                                                           .keys     = tokens + static_cast<index_t>(seed % 90),
+                                                           .head_dim = head_dim,
+                                                           .seed     = seed,
+                                                           .no_keys  = true});
+            problems.push_back(sequences.back().bound.problem());
+            seed += 17;
+        }
+    attend(policy, std::span<butterfly::problem const>(problems));
+    attend(policy, std::span<butterfly::problem const>());
+    int which = 0;
+    for (sequence& batched : sequences) {
+        auto alone       = batched.p;
+        attend_options o = batched.options();
+        o.lse            = alone.lse.data();
+        attend(policy, alone.q.view(), alone.out.view(), o, batched.keys);
+        r.require(detail::same_run(batched.p.out, batched.p.lse, alone.out, alone.lse), detail::say("problem", which));
+        ++which;
+    }
+    return r;
+}
+
+} // namespace butterfly::testing
