@@ -85,10 +85,13 @@ inline void attend_row(problem const& p, index_t head, index_t token, scalar_scr
             for (int j = 0; j < tile.count; ++j) {
                 if (tile.bits != nullptr && (tile.bits[0] >> j & 1U) == 0U) continue;
 
+                // A key hidden by what is added is not read: NaN + -inf would be NaN.
+                float const bias = key_bias(pool, tile, j) + row_bias(p, pool, head, token, tile.slot(j));
+                if (bias == -std::numeric_limits<float>::infinity()) continue;
+
                 decode_row(pool.keys, kv_head, tile.slot(j), at.key);
-                float const dot = std::inner_product(at.query, at.query + dk, at.key, 0.0F);
-                float score     = soft_capped(p.options.scale * dot, p.options.soft_cap);
-                score += key_bias(pool, tile, j) + row_bias(p, pool, head, token, tile.slot(j));
+                float const dot   = std::inner_product(at.query, at.query + dk, at.key, 0.0F);
+                float const score = soft_capped(p.options.scale * dot, p.options.soft_cap) + bias;
                 if (score == -std::numeric_limits<float>::infinity()) continue;
 
                 float const rescale = state.push(score);
