@@ -335,6 +335,8 @@ TEST_CASE("files that cannot be read or written say why, and leave nothing behin
     REQUIRE_THROWS_AS(bf::load_npz("."), bf::format_error);
     bf::graph const g = golden::abi_graph("t8");
     REQUIRE_THROWS_WITH(bf::save_npz(g.view(), "no/such/folder/g.npz"), Contains("No such file"));
+    REQUIRE_THROWS_AS(bf::save_npz(g.view(), "."), bf::format_error); // a folder is not replaced
+    REQUIRE_FALSE(std::ifstream("..part"));
     bf::graph broken      = g;
     broken.neigh_idx()[0] = 99;
     bf::save_npz(g.view(), "npz_test_kept.npz");
