@@ -14,6 +14,7 @@
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/codec_ops.hpp>
 #include <butterfly/backend/host/logits.hpp>
+#include <butterfly/backend/host/merge_ops.hpp>
 #include <butterfly/backend/host/rows.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
