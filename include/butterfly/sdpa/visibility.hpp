@@ -336,7 +336,8 @@ struct graph_rows {
 
     bool next(problem const& p, index_t pool, row_tile const& r, key_span, tile_cursor& cursor, key_tile& tile)
         const noexcept {
-        index_t const at  = detail::position_of(p, r.first);
+        index_t const at = detail::position_of(p, r.first);
+        if (at < 0 || at >= graph.nodes()) return false;
         index_t const end = std::min(p.pools[pool].slots, p.options.causal ? at + 1 : p.pools[pool].slots);
         auto const row    = graph.row_begin(r.head, at);
         auto const& bias  = p.options.edge_bias;
