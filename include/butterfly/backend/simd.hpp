@@ -7,6 +7,7 @@
 // Numeric policy: f32 accumulation whatever the storage; exp to 2e-7; within a kernel class (stream, tile) the bits do
 // not depend on the executor, the number of threads, chunking or batch.
 
+#include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/stream_class.hpp>

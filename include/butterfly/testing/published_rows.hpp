@@ -54,7 +54,7 @@ struct published_rows_options {
 /// All rows of one layer, [1, blocks, degree]. Throws shape_error for counts below 0, no blocks or an unknown rule.
 [[nodiscard]] inline graph published_rows(published_rows_options const& o) {
     if (o.local < 0 || o.sinks < 0 || o.partners < 0 || o.blocks < 1 || o.layer < 0)
-        detail::fail<shape_error>(
+        butterfly::detail::fail<shape_error>(
             "published_rows: blocks must be at least 1, layer, local, sinks and partners not negative");
     auto const stages = published_stages(o);
     auto const rows   = [&](auto const& partner) {
@@ -67,7 +67,7 @@ struct published_rows_options {
     if (o.rule == "benes") return rows(topology::benes{stages});
     if (o.rule == "fixed_stride") return rows(topology::fixed_stride{.stride = 1, .count = o.partners > 0 ? 1 : 0});
     if (o.rule == "random") return rows(topology::random_predecessor{stages});
-    detail::fail<shape_error>("published_rows: no partner rule '" + std::string(o.rule) + "'");
+    butterfly::detail::fail<shape_error>("published_rows: no partner rule '" + std::string(o.rule) + "'");
 }
 
 } // namespace butterfly::testing

@@ -12,7 +12,8 @@
 //   3 vectors x 4  = 12 acc      6 rows x 2 vectors = 12 acc x86_v4         16        32        3 vectors x 8  = 24 acc
 //   6 rows x 4 vectors = 24 acc
 
-// GCC 12's AVX-512 header reads a variable it leaves undefined on purpose, and warns about itself wherever it is inlined.
+// GCC 12's AVX-512 header reads a variable it leaves undefined on purpose, and warns about itself wherever it is
+// inlined.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"

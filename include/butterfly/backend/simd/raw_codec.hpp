@@ -26,20 +26,42 @@ struct stream_queries {
     int rows;
 };
 
+/// Rows that will be read next: fetched towards L2 while the present ones are worked on, row k beside present row k.
+struct rows_ahead {
+    std::byte const* const* rows = nullptr;
+    int count                    = 0;
+    index_t bytes                = 0; // of one row
+
+    void fetch(int k) const noexcept {
+        if (k >= count) return;
+        for (index_t b = 0; b < bytes; b += 64) __builtin_prefetch(rows[k] + b, 0, 2);
+    }
+};
+
+/// Packed key rows of a tile, those a row sees: [count].
+struct key_rows {
+    std::byte const* const* rows;
+    int count;
+    index_t head_dim;
+    rows_ahead ahead{};
+};
+
+/// Packed value rows of a tile, and which of them to sum: rows[keys[k]] for k in [0, count).
+struct value_rows {
+    std::byte const* const* rows;
+    int const* keys;
+    int count;
+    index_t head_dim;
+    rows_ahead ahead{};
+};
+
 /// The functions of one codec for one instruction set. `base` comes first, so that host code may read it as codec_ops.
 struct simd_codec_ops {
     host::codec_ops base;
-    /// scores[r * tile_slots + j] = <query r, row j> for j in [0, count).
-    void (*score)(std::byte const* const* rows, int count, index_t head_dim, stream_queries, float* scores) noexcept;
-    /// out[r * stride + d] += sum over listed j of weights[r * tile_slots + j] * row_j[d].
-    void (*accumulate)(std::byte const* const* rows,
-                       int const* keys,
-                       int count,
-                       index_t head_dim,
-                       float const* weights,
-                       int query_rows,
-                       float* out,
-                       index_t stride) noexcept;
+    /// scores[r * tile_slots + k] = <query r, row k> for k in [0, count).
+    void (*score)(key_rows const&, stream_queries, float* scores) noexcept;
+    /// out[r * stride + d] += sum over listed keys j of weights[r * tile_slots + j] * row_j[d].
+    void (*accumulate)(value_rows const&, float const* weights, int query_rows, float* out, index_t stride) noexcept;
 };
 
 /// decode: equals raw<T>::decode.
@@ -91,26 +113,25 @@ void score_rows(T const* const* keys, index_t head_dim, stream_queries const& q,
     for (; r < q.rows; ++r) score_block<Isa, T, 1, Keys>(keys, head_dim, at(r), q.stride, scores + r * tile_slots);
 }
 
-/// Rows x Vectors register block of the weighted sum, keys in the order listed.
+/// Rows x Vectors register block of the weighted sum over columns [first, head_dim), keys in the order listed.
 template <class Isa, class T, int Rows, int Vectors>
-void accumulate_block(std::byte const* const* rows,
-                      int const* keys,
-                      int count,
+void accumulate_block(value_rows const& v,
+                      rows_ahead const& ahead,
                       index_t first,
-                      index_t end,
                       float const* weights,
                       float* out,
                       index_t stride) noexcept {
     f32<Isa> sum[Rows][Vectors];
     for (int r = 0; r < Rows; ++r)
         for (int c = 0; c < Vectors; ++c) sum[r][c] = load_as<Isa>(out + r * stride + first + c * lanes<Isa>);
-    bool const part = end - first < Vectors * lanes<Isa>; // only the last vector of a row, Vectors = 1
-    for (int i = 0; i < count; ++i) {
-        int const j             = keys[i];
-        auto const* const value = reinterpret_cast<T const*>(rows[j]) + first;
+    bool const part = v.head_dim - first < Vectors * lanes<Isa>; // only the last vector of a row, Vectors = 1
+    for (int k = 0; k < v.count; ++k) {
+        ahead.fetch(k);
+        int const j             = v.keys[k];
+        auto const* const value = reinterpret_cast<T const*>(v.rows[j]) + first;
         f32<Isa> column[Vectors];
         for (int c = 0; c < Vectors; ++c)
-            column[c] = part ? load_part<Isa>(value, end - first) : load_as<Isa>(value + c * lanes<Isa>);
+            column[c] = part ? load_part<Isa>(value, v.head_dim - first) : load_as<Isa>(value + c * lanes<Isa>);
         for (int r = 0; r < Rows; ++r) {
             f32<Isa> const weight(weights[r * tile_slots + j]);
             for (int c = 0; c < Vectors; ++c) sum[r][c] = fma(weight, column[c], sum[r][c]);
@@ -120,50 +141,40 @@ void accumulate_block(std::byte const* const* rows,
         for (int c = 0; c < Vectors; ++c) sum[r][c].store_unaligned(out + r * stride + first + c * lanes<Isa>);
 }
 
+/// All columns of Rows rows; the first register block fetches what comes next.
 template <class Isa, class T, int Rows>
-void accumulate_rows(std::byte const* const* rows,
-                     int const* keys,
-                     int count,
-                     index_t head_dim,
-                     float const* weights,
-                     float* out,
-                     index_t stride) noexcept {
+void accumulate_rows(value_rows const& v, rows_ahead ahead, float const* weights, float* out, index_t stride) noexcept {
     constexpr int most = Isa::value_vectors;
     index_t d          = 0;
-    for (; d + most * lanes<Isa> <= head_dim; d += most * lanes<Isa>)
-        accumulate_block<Isa, T, Rows, most>(rows, keys, count, d, head_dim, weights, out, stride);
-    for (; d < head_dim; d += lanes<Isa>)
-        accumulate_block<Isa, T, Rows, 1>(rows, keys, count, d, head_dim, weights, out, stride);
+    for (; d + most * lanes<Isa> <= v.head_dim; d += most * lanes<Isa>, ahead = {})
+        accumulate_block<Isa, T, Rows, most>(v, ahead, d, weights, out, stride);
+    for (; d < v.head_dim; d += lanes<Isa>, ahead = {})
+        accumulate_block<Isa, T, Rows, 1>(v, ahead, d, weights, out, stride);
 }
 
 } // namespace block
 
 /// score, in place: four keys at a time, so that a loaded query vector serves four.
 template <class Isa, class T>
-void score_raw(std::byte const* const* rows, int count, index_t head_dim, stream_queries q, float* scores) noexcept {
-    auto const* const keys = reinterpret_cast<T const* const*>(rows);
+void score_raw(key_rows const& k, stream_queries q, float* scores) noexcept {
+    auto const* const keys = reinterpret_cast<T const* const*>(k.rows);
     int j                  = 0;
-    for (; j + 4 <= count; j += 4) block::score_rows<Isa, T, 4>(keys + j, head_dim, q, scores + j);
-    for (; j < count; ++j) block::score_rows<Isa, T, 1>(keys + j, head_dim, q, scores + j);
+    for (; j + 4 <= k.count; j += 4) {
+        for (int i = j; i < j + 4; ++i) k.ahead.fetch(i);
+        block::score_rows<Isa, T, 4>(keys + j, k.head_dim, q, scores + j);
+    }
+    for (; j < k.count; ++j) block::score_rows<Isa, T, 1>(keys + j, k.head_dim, q, scores + j);
 }
 
 /// accumulate, in place.
 template <class Isa, class T>
-void accumulate_raw(std::byte const* const* rows,
-                    int const* keys,
-                    int count,
-                    index_t head_dim,
-                    float const* weights,
-                    int query_rows,
-                    float* out,
-                    index_t stride) noexcept {
-    int r = 0;
-    for (; r + 4 <= query_rows; r += 4)
-        block::accumulate_rows<Isa, T, 4>(rows, keys, count, head_dim, weights + r * tile_slots, out + r * stride,
-                                          stride);
-    for (; r < query_rows; ++r)
-        block::accumulate_rows<Isa, T, 1>(rows, keys, count, head_dim, weights + r * tile_slots, out + r * stride,
-                                          stride);
+void accumulate_raw(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
+    rows_ahead ahead = v.ahead;
+    int r            = 0;
+    for (; r + 4 <= query_rows; r += 4, ahead = {})
+        block::accumulate_rows<Isa, T, 4>(v, ahead, weights + r * tile_slots, out + r * stride, stride);
+    for (; r < query_rows; ++r, ahead = {})
+        block::accumulate_rows<Isa, T, 1>(v, ahead, weights + r * tile_slots, out + r * stride, stride);
 }
 
 template <class Isa, class T>

@@ -172,57 +172,55 @@ private:
         int count = 0;
         for (std::uint64_t left = seen; left != 0; left &= left - 1) keys[count++] = std::countr_zero(left);
 
-        std::byte const* packed[tile_slots];
-        std::byte const* key_rows[tile_slots];
-        std::byte const* value_rows[tile_slots];
-        gather_rows(pool.keys, i_.kv_head, tile, packed);
-        for (int k = 0; k < count; ++k) key_rows[k] = packed[keys[k]];
-        gather_rows(pool.values, i_.kv_head, tile, value_rows);
+        std::byte const* in_tile[tile_slots];
+        std::byte const* keys_seen[tile_slots];
+        std::byte const* values[tile_slots];
+        std::byte const* keys_next[tile_slots];
+        gather_rows(pool.keys, i_.kv_head, tile, in_tile);
+        gather_rows(pool.values, i_.kv_head, tile, values);
+        for (int k = 0; k < count; ++k) keys_seen[k] = in_tile[keys[k]];
+        index_t const skip = tile.slots == nullptr ? tile.count * pool.keys.slot_stride : 0; // where a run goes on
+        for (int k = 0; k < tile.count; ++k) keys_next[k] = in_tile[k] + skip;
 
-        // Scores of the visible keys, then spread to where they stand in the tile.
+        // Scores of the visible keys, then spread to where they stand in the tile. Values are fetched meanwhile.
         float* const scores = at_.scores + first_row * tile_slots;
-        score(pool.keys, key_rows, count, first_row, rows, scores);
+        score(pool.keys, {keys_seen, count, dk_, {values, tile.count, pool.values.slot_stride}}, first_row, rows,
+              scores);
         spread(scores, rows, keys, count);
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
-        accumulate(pool.values, value_rows, keys, drop_hidden(tile, first_row, rows, keys, count), first_row, rows,
-                   part);
+        rows_ahead const next{keys_next, skip != 0 ? tile.count : 0, pool.keys.slot_stride};
+        accumulate(pool.values, values, {values, keys, drop_hidden(tile, first_row, rows, keys, count), dv_, next},
+                   first_row, rows, part);
     }
 
-    void score(storage_ref const& s,
-               std::byte const** rows,
-               int count,
-               int first_row,
-               int query_rows,
-               float* scores) noexcept {
+    void score(storage_ref const& s, key_rows k, int first_row, int query_rows, float* scores) noexcept {
         simd_codec_ops const& ops = ops_of(s);
         stream_queries const q{at_.queries + first_row * key_stride_, key_stride_, query_rows};
-        if (ops.score != nullptr) return ops.score(rows, count, dk_, q, scores);
-        ops.base.decode(s.codec_state, rows, count, dk_, at_.decoded, key_stride_);
-        point_at_decoded(rows, count, key_stride_);
-        score_raw<Isa, float>(rows, count, dk_, q, scores);
+        if (ops.score != nullptr) return ops.score(k, q, scores);
+        ops.base.decode(s.codec_state, k.rows, k.count, dk_, at_.decoded, key_stride_);
+        std::byte const* decoded[tile_slots];
+        for (int i = 0; i < k.count; ++i)
+            decoded[i] = reinterpret_cast<std::byte const*>(at_.decoded + i * key_stride_);
+        score_raw<Isa, float>({decoded, k.count, dk_}, q, scores);
     }
 
     void accumulate(storage_ref const& s,
                     std::byte const** rows,
-                    int* keys,
-                    int count,
+                    value_rows const& v,
                     int first_row,
                     int query_rows,
                     stream_part const& part) noexcept {
         simd_codec_ops const& ops  = ops_of(s);
         float const* const weights = at_.scores + first_row * tile_slots;
         float* const out           = part.out + first_row * stride_;
-        if (ops.accumulate != nullptr) return ops.accumulate(rows, keys, count, dv_, weights, query_rows, out, stride_);
+        if (ops.accumulate != nullptr) return ops.accumulate(v, weights, query_rows, out, stride_);
         std::byte const* listed[tile_slots];
-        for (int k = 0; k < count; ++k) listed[k] = rows[keys[k]];
-        ops.base.decode(s.codec_state, listed, count, dv_, at_.decoded, stride_);
-        for (int k = 0; k < count; ++k) rows[keys[k]] = reinterpret_cast<std::byte const*>(at_.decoded + k * stride_);
-        accumulate_raw<Isa, float>(rows, keys, count, dv_, weights, query_rows, out, stride_);
-    }
-
-    void point_at_decoded(std::byte const** rows, int count, index_t stride) const noexcept {
-        for (int k = 0; k < count; ++k) rows[k] = reinterpret_cast<std::byte const*>(at_.decoded + k * stride);
+        for (int k = 0; k < v.count; ++k) listed[k] = rows[v.keys[k]];
+        ops.base.decode(s.codec_state, listed, v.count, dv_, at_.decoded, stride_);
+        for (int k = 0; k < v.count; ++k)
+            rows[v.keys[k]] = reinterpret_cast<std::byte const*>(at_.decoded + k * stride_);
+        accumulate_raw<Isa, float>({rows, v.keys, v.count, dv_}, weights, query_rows, out, stride_);
     }
 
     /// scores[r][k] -> scores[r][keys[k]], hidden keys -inf. Backwards, since keys[k] >= k.
