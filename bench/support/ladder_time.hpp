@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Time of the systems of one rung, interleaved in one process.
+//
+//   prefill   compressed: every chunk of every layer, in the order of a model. The others: chunks at the middles of
+//             equal parts of the context, each in one layer (dense always in the first; window and block_sparse in
+//             turns, because rows differ by layer); seconds per token are fitted by a line over the position, summed
+//             over all tokens and multiplied by the layers. Causal dense attention costs a + b * position, and a line
+//             through middles sums any smooth cost well; the fit error says how well the line fits.
+//   decode    every token goes through the keys and values of every layer: compressed over 128 consecutive tokens, one
+//             period of its exact window, the others over `decode`. One token before them is not timed.
+//
+// Every append is part of the time. Chunks of the sampled systems are spread between slices of the compressed prefill.
+
+#include "ladder_settings.hpp"
+#include "machine.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+
+#include <map>
+
+namespace bench {
+
+struct ladder_times {
+    double prefill_seconds = 0;
+    bool sampled           = false;
+    double fit_error       = 0; // root mean square of the residuals over the mean; 0 where nothing is fitted
+    double decode_seconds  = 0; // per token
+    std::string prefill_kernel, decode_kernel;
+    json samples; // every raw number
+
+    [[nodiscard]] json to_json() const;
+};
+
+/// Times by system. Runs rounds until `seconds` are spent (at least one, at most three), or settings.rounds of them.
+/// `bar` advances by `work` in all.
+[[nodiscard]] std::map<std::string, ladder_times>
+measure_times(ladder_settings const& s, index_t context, double seconds, progress& bar, double work);
+
+} // namespace bench

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+#include "machine.hpp"
+
+#include "usage.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace bench {
+namespace {
+
+std::vector<backend_entry>& table() {
+    static std::vector<backend_entry> entries;
+    return entries;
+}
+
+bf::executor make_executor(int threads) {
+    if (threads == 1) return bf::serial{};
+#if defined(_OPENMP)
+    return bf::openmp{.threads = threads};
+#else
+    throw usage_error("--threads {}: this program was built without OpenMP, so it has one thread", threads);
+#endif
+}
+
+} // namespace
+
+std::vector<backend_entry> const& backends() {
+    return table();
+}
+
+backend_registration::backend_registration(backend_entry entry) {
+    auto const by_preference = [](backend_entry const& a, backend_entry const& b) {
+        return a.preference > b.preference;
+    };
+    table().insert(std::upper_bound(table().begin(), table().end(), entry, by_preference), std::move(entry));
+}
+
+std::string backend_names() {
+    std::string names;
+    for (backend_entry const& e : table()) names += (names.empty() ? "" : ", ") + e.name;
+    return names;
+}
+
+std::string default_backend() {
+    for (backend_entry const& e : table())
+        if (e.available()) return e.name;
+    return {};
+}
+
+machine make_machine(std::string const& name, int threads) {
+    for (backend_entry const& e : table()) {
+        if (e.name != name) continue;
+        if (!e.available()) throw usage_error("--backend {}: this machine cannot run it", name);
+        return e.make(make_executor(threads));
+    }
+    throw usage_error("--backend {}: there is {}", name, backend_names());
+}
+
+int default_threads() {
+#if defined(_OPENMP)
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+} // namespace bench

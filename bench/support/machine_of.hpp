@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// From a policy type to a line of the table of backends. A backend joins by one file in support/backends/:
+//
+//   #include <butterfly/backend/mine.hpp>
+//   #include "machine_of.hpp"
+//   static bench::backend_registration const joined{bench::entry_of<butterfly::backend::mine>("mine", 5)};
+
+#include <butterfly/backend/host/cache_ops.hpp>
+
+#include "codecs.hpp"
+#include "machine.hpp"
+
+#include <utility>
+
+namespace bench {
+
+template <bf::backend::host_policy Policy>
+class machine_of final : public machine_interface {
+public:
+    explicit machine_of(Policy policy) : policy_(std::move(policy)) {}
+
+    [[nodiscard]] std::string name() const override { return policy_.name(); }
+    [[nodiscard]] bool available() const override { return policy_.available(); }
+    [[nodiscard]] void const* bind(std::type_index type, void const* codec) const override {
+        return bind_one_of(known_codecs{}, type, codec);
+    }
+    [[nodiscard]] bf::support supports(bf::problem const& p) const override { return ask_supports(policy_, p); }
+    [[nodiscard]] std::string explain(bf::problem const& p) const override { return ask_explain(policy_, p); }
+    [[nodiscard]] index_t workspace_bytes(std::span<bf::problem const> problems) const override {
+        return ask_workspace(policy_, problems);
+    }
+    void run(std::span<bf::problem const> problems) const override { ask_run(policy_, problems); }
+    [[nodiscard]] index_t update_bytes(bf::cache_update const& u) const override { return ask_workspace(policy_, u); }
+    void update(bf::cache_update const& u,
+                std::span<std::byte> workspace,
+                std::function<void()> const& commit) const override {
+        update_cache(policy_, u, workspace, commit);
+    }
+
+private:
+    template <class... Codecs>
+    void const* bind_one_of(codec_list<Codecs...>, std::type_index type, void const* codec) const {
+        void const* ops = nullptr;
+        bool const known =
+            ((type == typeid(Codecs) && (ops = ask_bind(policy_, *static_cast<Codecs const*>(codec)), true)) || ...);
+        if (!known)
+            bf::detail::fail<bf::backend_error>(std::string("the table of backends knows no codec ") + type.name());
+        return ops;
+    }
+
+    // A policy's functions are found by argument-dependent lookup, which the members' names would hide: hence the
+    // using-declarations.
+    template <class Codec>
+    static void const* ask_bind(Policy const& p, Codec const& codec) {
+        return bind_codec(p, codec);
+    }
+    static bf::support ask_supports(Policy const& p, bf::problem const& q) {
+        using bench::supports;
+        return supports(p, q);
+    }
+    static std::string ask_explain(Policy const& p, bf::problem const& q) {
+        using bench::explain;
+        return explain(p, q);
+    }
+    template <class What>
+    static index_t ask_workspace(Policy const& p, What const& what) {
+        using bench::workspace_bytes;
+        return workspace_bytes(p, what);
+    }
+    static void ask_run(Policy const& p, std::span<bf::problem const> problems) {
+        using bench::run;
+        run(p, problems);
+    }
+
+    Policy policy_;
+};
+
+/// The line of a host policy: a default-made one with the executor put in.
+template <bf::backend::host_policy Policy>
+[[nodiscard]] backend_entry entry_of(std::string name, int preference) {
+    return {.name       = std::move(name),
+            .preference = preference,
+            .available  = [] { return Policy{}.available(); },
+            .make =
+                [](bf::executor const& executor) {
+                    Policy policy{};
+                    policy.executor = executor;
+                    return machine(executor, std::make_shared<machine_of<Policy> const>(std::move(policy)));
+                }};
+}
+
+} // namespace bench
