@@ -204,12 +204,13 @@ struct routed_blocks {
             index_t const node = next_node(p, r, cursor, from / block_size, detail::ceil_div(end, block_size));
             if (node < 0) return false;
 
-            // Tiles of a block start at its first token.
+            // Tiles of a block start at its first token, clipped to the span: blocks straddle spans.
             index_t const start  = node * block_size;
             index_t const within = std::max(from, start) - start;
+            index_t const anchor = start + detail::round_down(within, tile_slots);
             tile                 = {};
-            tile.first           = start + detail::round_down(within, tile_slots);
-            index_t const stop   = std::min({tile.first + tile_slots, start + block_size, end});
+            tile.first           = std::max(anchor, span.first);
+            index_t const stop   = std::min({anchor + tile_slots, start + block_size, end});
             if (tile.first >= stop) return false;
             tile.count           = static_cast<int>(stop - tile.first);
             cursor.next          = tile.first + tile.count;
