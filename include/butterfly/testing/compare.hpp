@@ -3,7 +3,7 @@
 
 // How far from the definition a result may be, and what to say where it is farther. Needs no test framework.
 //
-//   allowed = unit(arithmetic) * (base + root * sqrt(keys)
+//   allowed = unit(arithmetic) * (base + root * sqrt(keys) + each * keys
 //                                 + (logit + dims * sqrt(key_dim)) * logit_size) * spread + half an ulp of the output
 //
 // spread = sum_j w_j |v_j| is what rounding errors of a weighted sum are relative to; logit_size is the largest
@@ -26,6 +26,7 @@ struct tolerance {
     double unit;  ///< half the distance of 1 to its successor in the type of the arithmetic
     double base;  ///< roundings whatever the length
     double root;  ///< times sqrt(keys)
+    double each;  ///< times keys: a serial sum loses whatever is below its last digit
     double logit; ///< times logit_size
     double dims;  ///< times sqrt(key_dim) * logit_size
 };
@@ -34,10 +35,10 @@ struct tolerance {
 /// backend that widens two-byte storage exactly is held to the row of f32.
 [[nodiscard]] constexpr tolerance tolerance_of(element_type storage) noexcept {
     return storage == element_type::f32
-               ? tolerance{.unit = 0x1p-24, .base = 8.0, .root = 2.0, .logit = 4.0, .dims = 1.0}
+               ? tolerance{.unit = 0x1p-24, .base = 8.0, .root = 2.0, .each = 0.125, .logit = 4.0, .dims = 1.0}
            : storage == element_type::f16
-               ? tolerance{.unit = 0x1p-11, .base = 4.0, .root = 0.5, .logit = 2.0, .dims = 0.25}
-               : tolerance{.unit = 0x1p-8, .base = 4.0, .root = 0.5, .logit = 2.0, .dims = 0.25};
+               ? tolerance{.unit = 0x1p-11, .base = 4.0, .root = 0.5, .each = 0.0, .logit = 2.0, .dims = 0.25}
+               : tolerance{.unit = 0x1p-8, .base = 4.0, .root = 0.5, .each = 0.0, .logit = 2.0, .dims = 0.25};
 }
 
 /// What rounding a value to an element type may cost.
@@ -95,7 +96,8 @@ struct comparison {
 allowed_error(attention const& wanted, element_type arithmetic, index_t head, index_t token) {
     tolerance const t = tolerance_of(arithmetic);
     auto const row    = wanted.at(head, token);
-    return t.unit * (t.base + t.root * std::sqrt(static_cast<double>(wanted.keys[row])) +
+    auto const keys   = static_cast<double>(wanted.keys[row]);
+    return t.unit * (t.base + t.root * std::sqrt(keys) + t.each * keys +
                      (t.logit + t.dims * std::sqrt(static_cast<double>(wanted.key_dim))) * wanted.logit_size[row]);
 }
 

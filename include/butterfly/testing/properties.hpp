@@ -30,6 +30,7 @@ template <class Policy>
         law<Policy>{"groups match the definition", &groups_match_definition<Policy>},
         law<Policy>{"lengths match the definition", &lengths_match_definition<Policy>},
         law<Policy>{"visibilities match the definition", &visibilities_match_definition<Policy>},
+        law<Policy>{"long contexts match the definition", &long_contexts_match_definition<Policy>},
         law<Policy>{"distributions match the definition", &distributions_match_definition<Policy>},
         law<Policy>{"element types are independent", &element_types_are_independent<Policy>},
         law<Policy>{"sparse has a dense limit", &sparse_has_a_dense_limit<Policy>},

@@ -178,7 +178,7 @@ struct scattered_rule {
 struct everything_rule {
     template <class Sink>
     void emit(topology::topology_shape shape, topology::node_ref, Sink& sink) const noexcept {
-        for (index_t j = shape.nodes - 1; j >= 0; --j) sink.add(j, edge_code::rewire);
+        for (index_t j = std::min(shape.nodes, sink.limit()) - 1; j >= sink.from(); --j) sink.add(j, edge_code::rewire);
     }
 };
 

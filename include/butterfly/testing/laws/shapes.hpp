@@ -142,6 +142,42 @@ template <class Policy>
     return r;
 }
 
+/// Contexts longer than any span a backend cuts keys into, for each kind of visibility, one pool and two.
+template <class Policy>
+[[nodiscard]] report long_contexts_match_definition(Policy const& policy, sweep const& s) {
+    report r;
+    index_t const keys = s.brief ? 4500 : 10000;
+    random draws(s.seed, 106);
+    for (index_t const tokens : {1, 2, 20}) {
+        auto p = make_problem(
+            {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 8, .seed = draws.bits()});
+        attend_options const o = detail::at_end(p);
+        std::string const what = detail::say("tokens", tokens, "keys", keys);
+        auto const far         = visible::exact_window(keys - 100);
+        detail::expect_definition(r, "causal " + what, policy, s, p, o, detail::whole(p));
+        detail::expect_definition(r, "window " + what, policy, s, p, o, detail::whole(p, far));
+        detail::expect_definition(r, "two pools " + what, policy, s, p, o,
+                                  detail::whole(p, visible::interval{.window = keys - 4100, .before = 4096}),
+                                  detail::whole(p, far));
+
+        detail::everything_rule const every;
+        detail::scattered_rule const few;
+        topology::topology_shape const blocks{.heads = 1, .nodes = butterfly::detail::ceil_div(keys, 100)};
+        visible::routed_blocks const all{topology::make_row_source(every, blocks), 100};
+        visible::routed_blocks const some{topology::make_row_source(few, blocks), 100};
+        detail::expect_definition(r, "all blocks " + what, policy, s, p, o, detail::whole(p, all));
+        detail::expect_definition(r, "few blocks " + what, policy, s, p, o, detail::whole(p, some));
+
+        topology::topology_shape const pairs{.heads = 1, .nodes = keys + 1};
+        visible::routed_summaries const summaries{
+            .rows = topology::make_row_source(every, pairs), .block_size = 2, .window = 50};
+        attend_options behind = o;
+        behind.q_position     = 2 * keys;
+        detail::expect_definition(r, "summaries " + what, policy, s, p, behind, detail::whole(p, summaries));
+    }
+    return r;
+}
+
 /// Inputs of each distribution: outliers, cancellation, few keys with all the weight.
 template <class Policy>
 [[nodiscard]] report distributions_match_definition(Policy const& policy, sweep const& s) {

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The loop of a backend's test. BUTTERFLY_TEST_SWEEP=short asks for few sizes: emulators.
+
+#include <butterfly/testing/properties.hpp>
+
+#include "support/catch.hpp"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace test {
+
+[[nodiscard]] inline bool short_sweep() {
+    char const* const wanted = std::getenv("BUTTERFLY_TEST_SWEEP");
+    return wanted != nullptr && std::strcmp(wanted, "short") == 0;
+}
+
+/// Requires every law of a policy.
+template <class Policy>
+void check_laws(Policy const& policy, butterfly::testing::sweep sweep) {
+    sweep.brief = sweep.brief || short_sweep();
+    for (auto const& law : butterfly::testing::laws<Policy>()) {
+        DYNAMIC_SECTION(law.name << ", seed " << sweep.seed) {
+            butterfly::testing::report const found = law.check(policy, sweep);
+            INFO(found.text);
+            REQUIRE(found.ok);
+            REQUIRE(found.cases > 0);
+        }
+    }
+}
+
+} // namespace test
