@@ -293,7 +293,7 @@ private:
     /// Queries are a function of head and position, so that a position asked twice must answer the same.
     void attend_at(index_t first, index_t end) {
         cache_config const& c = model_.config;
-        if (first >= end || (first == 0 && end != model_.tokens())) return;
+        if (first >= end) return;
         index_t const heads = c.kv_heads * group_;
         tensor<float> q({heads, end - first, c.head_dim}), out({heads, end - first, c.value_dim()});
         for (index_t t = first; t < end; ++t)
@@ -303,7 +303,8 @@ private:
             }
         try {
             row_.with_rule(cache_.max_blocks(), [&](auto const& rule) {
-                butterfly::attend(policy_, q.view(), cache_, rule, out.view(), {.scale = 0.5F, .q_position = first});
+                butterfly::attend(policy_, q.view(), cache_, rule, out.view(),
+                                  {.scale = 0.5F, .q_position = first == 0 ? position_zero : first});
             });
         } catch (capacity_error const&) {
             expect(first < model_.floor, "a query at " + std::to_string(first) + " should be served");

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The backends every test of this folder runs on.
+
+#include <butterfly/backend/host/cache_ops.hpp>
+#include <butterfly/backend/scalar.hpp>
+
+#include <tuple>
+#include <type_traits>
+
+/// Whether a position has one answer, bit for bit, however the call was cut: backends with one kernel class.
+template <class Policy>
+inline constexpr bool one_answer = std::is_same_v<Policy, butterfly::backend::scalar>;
+
+using cache_backends = std::tuple<butterfly::backend::scalar>;
