@@ -4,24 +4,16 @@
 // user writes over Eigen and OpenBLAS (baselines/blocked_attention.hpp), interleaved in one process, same inputs, same
 // threads. GFLOP/s count visible edges: 4 * head_dim flops for each of heads * tokens * (tokens + 1) / 2.
 
-#include <butterfly/backend/scalar.hpp>
 #include <butterfly/sdpa/dense_sdpa.hpp>
-#if __has_include(<butterfly/backend/simd.hpp>)
-#include <butterfly/backend/simd.hpp>
-#endif
 
 #include "baselines/blocked_attention.hpp"
-
-#include <CLI/CLI.hpp>
-#include <fmt/format.h>
-#include <nlohmann/json.hpp>
-#include <unistd.h>
+#include "machine.hpp"
+#include "progress.hpp"
+#include "report.hpp"
+#include "usage.hpp"
 
 #include <chrono>
-#include <fstream>
 #include <functional>
-#include <iostream>
-#include <optional>
 #include <random>
 
 namespace bf = butterfly;
@@ -30,23 +22,17 @@ using bf::index_t;
 namespace {
 
 struct settings {
-    index_t tokens            = 4096;
-    index_t heads             = 8;
-    index_t kv_heads          = 2;
-    std::vector<index_t> dims = {128, 256};
-    std::vector<int> threads  = {1, 2};
-    int rounds                = 3;
-    std::string backend       = "simd";
-    std::vector<std::string> systems{};
-    std::string json{};
-
-    /// Where tables go: standard output, unless the JSON takes it.
-    [[nodiscard]] std::FILE* text() const { return json == "-" ? stderr : stdout; }
+    bench::common_options common{};
+    index_t tokens                   = 4096;
+    index_t heads                    = 8;
+    index_t kv_heads                 = 2;
+    std::vector<index_t> dims        = {128, 256};
+    std::vector<int> threads         = {1, 2};
+    int rounds                       = 3;
+    std::vector<std::string> systems = {"eigen", "openblas", "f32", "f16", "bf16"};
 };
 
-std::optional<settings> parse(int argc, char** argv, int& status) {
-    settings s;
-    CLI::App app("Dense causal prefill: our kernels against Eigen and OpenBLAS in 128-row blocks.", "dense_baselines");
+void add_options(CLI::App& app, settings& s) {
     app.add_option("--tokens", s.tokens, "tokens of the sequence")
         ->check(CLI::Range(1, 1 << 17))
         ->capture_default_str();
@@ -63,21 +49,15 @@ std::optional<settings> parse(int argc, char** argv, int& status) {
     app.add_option("--rounds", s.rounds, "timed rounds; medians are reported")
         ->check(CLI::Range(1, 1000))
         ->capture_default_str();
-    app.add_option("--backend", s.backend, "backend of our kernels")
-        ->check(CLI::IsMember({"scalar", "simd"}))
-        ->capture_default_str();
-    app.add_option("--systems", s.systems, "columns to run: eigen, openblas, f32, f16, bf16 (default: all)")
+    app.add_option("--systems", s.systems, "what to time, a list")
         ->delimiter(',')
-        ->check(CLI::IsMember({"eigen", "openblas", "f32", "f16", "bf16"}));
-    app.add_option("--json", s.json, "also write the numbers as JSON to FILE, - for standard output");
-    try {
-        app.parse(argc, argv);
-        if (s.heads % s.kv_heads != 0) throw CLI::ValidationError("--heads", "must be a multiple of --kv-heads");
-    } catch (CLI::ParseError const& e) {
-        status = app.exit(e, std::cout, std::cerr) == 0 ? 0 : 2;
-        return std::nullopt;
-    }
-    return s;
+        ->check(CLI::IsMember({"eigen", "openblas", "f32", "f16", "bf16"}))
+        ->capture_default_str();
+    s.common.backend = bench::default_backend();
+    app.add_option("--backend", s.common.backend, "what executes our kernels: " + bench::backend_names())
+        ->capture_default_str();
+    app.add_option("--json", s.common.json, "write every number to FILE as JSON, - for standard output")
+        ->type_name("FILE");
 }
 
 /// One shape's inputs in every element type, and one output.
@@ -103,7 +83,7 @@ struct inputs {
         convert(v, vb);
     }
 
-    [[nodiscard]] bf::bench::dense_inputs raw() {
+    [[nodiscard]] bench::dense_inputs raw() {
         return {q.values().data(), k.values().data(), v.values().data(), out.values().data(),
                 q.shape().heads,   k.shape().heads,   q.shape().tokens,  q.shape().head_dim};
     }
@@ -154,13 +134,12 @@ struct column {
     }
 };
 
-template <class Policy>
-std::vector<column> columns(settings const& s, inputs& in, Policy const& policy) {
+std::vector<column> columns(settings const& s, inputs& in, bench::machine const& policy) {
     auto const threads = policy.executor;
     std::vector<column> all;
-    all.push_back({"eigen", [&in, threads] { bf::bench::eigen_attention(in.raw(), threads); }});
-    if (bf::bench::has_openblas())
-        all.push_back({"openblas", [&in, threads] { bf::bench::openblas_attention(in.raw(), threads); }});
+    all.push_back({"eigen", [&in, threads] { bench::eigen_attention(in.raw(), threads); }});
+    if (bench::has_openblas())
+        all.push_back({"openblas", [&in, threads] { bench::openblas_attention(in.raw(), threads); }});
     all.push_back(
         {"f32", [&in, policy] { bf::dense_sdpa(policy, in.q.view(), in.k.view(), in.v.view(), in.out.view()); }});
     all.push_back({"f16",
@@ -169,23 +148,22 @@ std::vector<column> columns(settings const& s, inputs& in, Policy const& policy)
     all.push_back({"bf16",
                    [&in, policy] { bf::dense_sdpa(policy, in.q.view(), in.kb.view(), in.vb.view(), in.out.view()); },
                    2e-2});
-    if (!s.systems.empty())
-        std::erase_if(all, [&](column const& c) {
-            return std::find(s.systems.begin(), s.systems.end(), c.name) == s.systems.end();
-        });
+    std::erase_if(
+        all, [&](column const& c) { return std::find(s.systems.begin(), s.systems.end(), c.name) == s.systems.end(); });
     return all;
 }
 
 /// Runs every column once and holds it to the definition, then `rounds` times in turns.
 void measure(std::vector<column>& all, inputs& in, int rounds, std::string const& what) {
-    bool const terminal = isatty(STDERR_FILENO) != 0;
+    bench::progress bar(static_cast<double>(all.size()) * (rounds + 1));
     for (int round = -1; round < rounds; ++round) {
         for (column& c : all) {
-            if (terminal) fmt::print(stderr, "\r\033[K{}: round {} of {}, {}", what, round + 1, rounds, c.name);
+            bar.label(fmt::format("{}, {}", what, c.name));
             if (round < 0) std::fill(in.out.values().begin(), in.out.values().end(), 0.0F);
             auto const start = std::chrono::steady_clock::now();
             c.run();
             std::chrono::duration<double> const took = std::chrono::steady_clock::now() - start;
+            bar.advance(1);
             if (round >= 0) {
                 c.seconds.push_back(took.count());
                 continue;
@@ -198,20 +176,16 @@ void measure(std::vector<column>& all, inputs& in, int rounds, std::string const
                                 c.name, c.error, c.tolerance));
         }
     }
-    if (terminal) fmt::print(stderr, "\r\033[K");
 }
 
-/// Prints one shape and returns it for the JSON.
-nlohmann::json report(settings const& s, index_t head_dim, int threads, std::vector<column> const& all) {
+/// Adds one shape to the table and returns it for the JSON.
+bench::json
+report(settings const& s, index_t head_dim, int threads, std::vector<column> const& all, bench::text_table& table) {
     double const edges =
         static_cast<double>(s.heads) * static_cast<double>(s.tokens) * static_cast<double>(s.tokens + 1) / 2;
     double const flops = 4 * edges * static_cast<double>(head_dim);
-    nlohmann::json out{{"tokens", s.tokens},   {"heads", s.heads},   {"kv_heads", s.kv_heads},
-                       {"head_dim", head_dim}, {"threads", threads}, {"flops", flops}};
-    fmt::print(s.text(), "tokens {}  heads {}/{}  head_dim {}  threads {}\n", s.tokens, s.heads, s.kv_heads, head_dim,
-               threads);
-    fmt::print(s.text(), "  {:<18} {:>9} {:>9} {:>9} {:>10}  {}\n", "", "ms", "GFLOP/s", "x eigen", "x openblas",
-               "error");
+    bench::json out{{"tokens", s.tokens},   {"heads", s.heads},   {"kv_heads", s.kv_heads},
+                    {"head_dim", head_dim}, {"threads", threads}, {"flops", flops}};
     auto const median = [&](char const* name) {
         for (column const& c : all)
             if (c.name == name) return c.median();
@@ -219,74 +193,53 @@ nlohmann::json report(settings const& s, index_t head_dim, int threads, std::vec
     };
     for (column const& c : all) {
         bool const ours = c.name != "eigen" && c.name != "openblas";
-        auto const over = [&](char const* peer) {
-            double const t = median(peer);
-            return ours && t > 0 ? fmt::format("{:.2f}", t / c.median()) : std::string("-");
-        };
-        fmt::print(s.text(), "  {:<18} {:>9.2f} {:>9.1f} {:>9} {:>10}  {:.1e}\n",
-                   ours ? fmt::format("butterfly {}", c.name) : fmt::format("{} f32", c.name), c.median() * 1e3,
-                   flops / c.median() * 1e-9, over("eigen"), over("openblas"), c.error);
-        out["systems"].push_back({{"name", c.name},
-                                  {"seconds", c.seconds},
-                                  {"gflops", flops / c.median() * 1e-9},
-                                  {"relative_error", c.error}});
-        for (char const* peer : {"eigen", "openblas"})
-            if (ours && median(peer) > 0) out["systems"].back()[fmt::format("x_{}", peer)] = median(peer) / c.median();
+        bench::json line{{"name", c.name},
+                         {"seconds", c.seconds},
+                         {"gflops", flops / c.median() * 1e-9},
+                         {"relative_error", c.error}};
+        std::vector<std::string> row{
+            fmt::format("{} {}", head_dim, threads), ours ? "butterfly " + c.name : c.name + " f32",
+            fmt::format("{:.2f}", c.median() * 1e3), fmt::format("{:.1f}", flops / c.median() * 1e-9)};
+        for (char const* peer : {"eigen", "openblas"}) {
+            bool const there = ours && median(peer) > 0;
+            row.push_back(there ? fmt::format("{:.2f}", median(peer) / c.median()) : "-");
+            if (there) line[fmt::format("x_{}", peer)] = median(peer) / c.median();
+        }
+        row.push_back(fmt::format("{:.1e}", c.error));
+        table.add(row);
+        out["systems"].push_back(line);
     }
+    table.gap();
     return out;
 }
 
-/// Calls f with the backend of this name.
-template <class F>
-void with_backend(std::string const& name, int threads, F const& f) {
-#if defined(_OPENMP)
-    bf::executor const team = bf::openmp{.threads = threads};
-#else
-    if (threads > 1) throw std::runtime_error("this build has no OpenMP: --threads 1");
-    bf::executor const team = bf::serial{};
-#endif
-#if __has_include(<butterfly/backend/simd.hpp>)
-    if (name == "simd") return f(bf::backend::simd<>{.executor = team});
-#endif
-    if (name == "scalar") return f(bf::backend::scalar{.executor = team});
-    throw std::runtime_error("no backend " + name);
-}
-
-int run(settings const& s) {
-    if (!bf::bench::has_openblas()) fmt::print(s.text(), "This build has no OpenBLAS; that column is left out.\n");
-    nlohmann::json shapes = nlohmann::json::array();
-    std::string backend;
+void run(settings const& s, bench::json document) {
+    std::FILE* const text = bench::text_stream(s.common.json);
+    if (s.heads % s.kv_heads != 0)
+        throw bench::usage_error("--heads {} is not a multiple of --kv-heads {}", s.heads, s.kv_heads);
+    bench::check_writable(s.common.json);
+    std::string const name = bench::make_machine(s.common.backend, 1).name();
+    fmt::print(text, "Causal prefill, {} tokens, heads {}/{}, backend {}\n", s.tokens, s.heads, s.kv_heads, name);
+    if (!bench::has_openblas()) fmt::print(text, "This build has no OpenBLAS; that peer is left out.\n");
+    document["backend"] = name;
+    bench::text_table table({"dim threads", "system", "ms", "GFLOP/s", "x eigen", "x openblas", "error"}, 2);
     for (index_t const head_dim : s.dims) {
         inputs in(s, head_dim);
         for (int const threads : s.threads) {
-            with_backend(s.backend, threads, [&](auto const& policy) {
-                if (backend.empty()) fmt::print(s.text(), "backend {}\n", policy.name());
-                backend  = policy.name();
-                auto all = columns(s, in, policy);
-                measure(all, in, s.rounds, fmt::format("head_dim {}, {} threads", head_dim, threads));
-                shapes.push_back(report(s, head_dim, threads, all));
-            });
+            auto all = columns(s, in, bench::make_machine(s.common.backend, threads));
+            measure(all, in, s.rounds, fmt::format("head_dim {}, {} threads", head_dim, threads));
+            document["shapes"].push_back(report(s, head_dim, threads, all, table));
         }
     }
-    if (s.json.empty()) return 0;
-    nlohmann::json const document{{"program", "dense_baselines"}, {"backend", backend}, {"shapes", shapes}};
-    if (s.json == "-") {
-        std::cout << document.dump(2) << '\n';
-    } else if (!(std::ofstream(s.json) << document.dump(2) << '\n')) {
-        throw std::runtime_error("cannot write " + s.json);
-    }
-    return 0;
+    table.print(text);
+    bench::write_json(document, s.common.json);
 }
 
 } // namespace
 
 int main(int argc, char** argv) {
-    int status = 0;
-    try {
-        auto const s = parse(argc, argv, status);
-        return s ? run(*s) : status;
-    } catch (std::exception const& e) {
-        fmt::print(stderr, "dense_baselines: {}\n", e.what());
-        return 2;
-    }
+    settings s;
+    CLI::App app("Dense causal prefill: our kernels against Eigen and OpenBLAS in 128-row blocks.", "dense_baselines");
+    add_options(app, s);
+    return bench::run_program(app, argc, argv, [&] { run(s, bench::describe_run("dense_baselines", argc, argv)); });
 }

@@ -19,7 +19,10 @@
 #include <cmath>
 #include <vector>
 
-namespace butterfly::bench {
+namespace bench {
+
+namespace bf = butterfly;
+using bf::index_t;
 
 /// Contiguous tensors: q, out [heads, tokens, head_dim]; k, v [kv_heads, tokens, head_dim].
 struct dense_inputs {
@@ -72,7 +75,7 @@ void attend_block(dense_inputs const& p, Products const& products, index_t head,
 
 /// Products: times_transposed(a, b, out) is out = a b^T; times(a, b, out) is out = a b.
 template <class Products>
-void blocked_attention(dense_inputs const& p, Products const& products, executor const& threads) {
+void blocked_attention(dense_inputs const& p, Products const& products, bf::executor const& threads) {
     index_t const blocks = (p.tokens + 127) / 128;
     std::vector<std::vector<float>> scores(static_cast<std::size_t>(threads.threads()),
                                            std::vector<float>(static_cast<std::size_t>(128 * p.tokens)));
@@ -82,10 +85,10 @@ void blocked_attention(dense_inputs const& p, Products const& products, executor
     });
 }
 
-void eigen_attention(dense_inputs const& p, executor const& threads);
+void eigen_attention(dense_inputs const& p, bf::executor const& threads);
 
 /// False where this build has no OpenBLAS: then openblas_attention does nothing.
 [[nodiscard]] bool has_openblas() noexcept;
-void openblas_attention(dense_inputs const& p, executor const& threads);
+void openblas_attention(dense_inputs const& p, bf::executor const& threads);
 
-} // namespace butterfly::bench
+} // namespace bench

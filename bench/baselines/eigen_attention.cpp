@@ -4,7 +4,7 @@
 
 #include "baselines/blocked_attention.hpp"
 
-namespace butterfly::bench {
+namespace bench {
 
 namespace {
 
@@ -27,9 +27,9 @@ struct eigen_products {
 
 } // namespace
 
-void eigen_attention(dense_inputs const& p, executor const& threads) {
+void eigen_attention(dense_inputs const& p, bf::executor const& threads) {
     Eigen::setNbThreads(1);
     blocked_attention(p, eigen_products{}, threads);
 }
 
-} // namespace butterfly::bench
+} // namespace bench

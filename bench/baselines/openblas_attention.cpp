@@ -8,7 +8,7 @@
 #include <cblas.h>
 #endif
 
-namespace butterfly::bench {
+namespace bench {
 
 #if BUTTERFLY_BENCH_OPENBLAS
 
@@ -36,7 +36,7 @@ bool has_openblas() noexcept {
     return true;
 }
 
-void openblas_attention(dense_inputs const& p, executor const& threads) {
+void openblas_attention(dense_inputs const& p, bf::executor const& threads) {
     openblas_set_num_threads(1);
     blocked_attention(p, openblas_products{}, threads);
 }
@@ -47,8 +47,8 @@ bool has_openblas() noexcept {
     return false;
 }
 
-void openblas_attention(dense_inputs const&, executor const&) {}
+void openblas_attention(dense_inputs const&, bf::executor const&) {}
 
 #endif
 
-} // namespace butterfly::bench
+} // namespace bench
