@@ -137,6 +137,15 @@ inline void gather_rows(storage_ref const& s, index_t kv_head, key_tile const& t
     return any;
 }
 
+/// Keys that a log-weight of -inf hides from every row: what they hold is never felt.
+[[nodiscard]] inline std::uint64_t weightless_keys(pool_ref const& pool, key_tile const& tile) noexcept {
+    std::uint64_t none = 0;
+    if (!pool.log_weights && tile.bias == nullptr) return none;
+    for (int j = 0; j < tile.count; ++j)
+        if (host::key_bias(pool, tile, j) == minus_infinity) none |= std::uint64_t{1} << j;
+    return none;
+}
+
 /// Whether logits of this problem need more than scale and per-key bias.
 [[nodiscard]] inline bool has_row_bias(problem const& p) noexcept {
     return static_cast<bool>(p.options.alibi_slopes) || static_cast<bool>(p.options.mask.data);

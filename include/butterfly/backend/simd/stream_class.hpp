@@ -167,6 +167,7 @@ private:
                int first_row,
                int rows,
                stream_part const& part) noexcept {
+        seen &= ~weightless_keys(pool, tile);
         if (seen == 0) return;
         int keys[tile_slots];
         int count = 0;

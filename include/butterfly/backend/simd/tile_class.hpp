@@ -117,7 +117,8 @@ private:
     [[nodiscard]] index_t origin() const noexcept { return detail::position_of(p_, i_.first); }
 
     void visit(pool_ref const& pool, key_tile const& tile) noexcept {
-        std::uint64_t const seen = visible_keys(tile, i_.tokens);
+        std::uint64_t const weightless = weightless_keys(pool, tile);
+        std::uint64_t const seen       = visible_keys(tile, i_.tokens) & ~weightless;
         if (seen == 0 || masked_out(pool, tile)) return;
         int const first = std::countr_zero(seen);
         int const end   = tile_slots - std::countl_zero(seen);
@@ -131,7 +132,8 @@ private:
             .base.decode(pool.values.codec_state, rows + first, end - first, dv_, at_.values + first * stride_,
                          stride_);
         bool const runs   = tile.bits == nullptr || find_runs(tile);
-        bool const finite = (tile.bits == nullptr && !p_.options.mask.data) || all_finite(first, end);
+        bool const all    = tile.bits == nullptr && !p_.options.mask.data && weightless == 0; // seen by all rows
+        bool const finite = all || all_finite(first, end);
 
         for (int s = 0; s < strips(); ++s) {
             score_strip<Isa>(at_.queries + s * dk_ * strip, rows_in(s), at_.keys, dk_, first, end, dk_, at_.scores);
@@ -142,7 +144,7 @@ private:
                 accumulate_strip<Isa>(at_.scores, rows_in(s), at_.values, first, end, at_.out + s * strip * stride_,
                                       stride_);
             else
-                accumulate_seen(tile, s, first, end);
+                accumulate_seen(tile, weightless, s, first, end);
         }
     }
 
@@ -173,6 +175,7 @@ private:
                     vector const slope    = load_as<Isa>(at_.slope + s * strip + r);
                     vector const distance = key - load_as<Isa>(at_.position + s * strip + r);
                     x                     = x + (alibi ? fma(slope, distance, vector(bias)) : vector(bias));
+                    if (bias == minus_infinity) x = vector(bias);
                 }
                 x.store_unaligned(at);
             }
@@ -264,12 +267,12 @@ private:
     }
 
     // Row by row over the keys a row sees: a value that is not finite must not reach the others as 0 * inf.
-    void accumulate_seen(key_tile const& tile, int s, int first, int end) noexcept {
+    void accumulate_seen(key_tile const& tile, std::uint64_t weightless, int s, int first, int end) noexcept {
         for (int r = 0; r < rows_in(s); ++r) {
             int const row            = s * strip + r;
             std::uint64_t const bits = tile.bits != nullptr ? tile.bits[row / i_.heads] : ~std::uint64_t{0};
             for (int j = first; j < end; ++j) {
-                if ((bits >> j & 1U) == 0U) continue;
+                if (((bits & ~weightless) >> j & 1U) == 0U) continue;
                 if (p_.options.mask.data && host::mask_at(p_, head(row), token(row), tile.slot(j)) == minus_infinity)
                     continue;
                 vector const weight(at_.scores[j * strip + r]);
