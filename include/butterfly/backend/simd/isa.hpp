@@ -6,11 +6,11 @@
 // A tag answers: name(), supported() (this translation unit's flags allow it), available() (this CPU has it), and how a
 // register block is shaped. The shapes leave room for the operands: accumulators + one operand row + one broadcast.
 //
-//                 lanes   registers   scores: rows x keys          values: rows x columns
-//   baseline        4        16        2 vectors x 4  =  8 acc      4 rows x 2 vectors =  8 acc  (no FMA: one
-//   temporary) neon            4        32        3 vectors x 8  = 24 acc      6 rows x 4 vectors = 24 acc x86_v3 8 16
-//   3 vectors x 4  = 12 acc      6 rows x 2 vectors = 12 acc x86_v4         16        32        3 vectors x 8  = 24 acc
-//   6 rows x 4 vectors = 24 acc
+//              lanes  registers  scores: rows x keys       values: rows x columns       stream: value rows at a time
+//   baseline     4       16      2 vectors x 4 =  8 acc    4 rows x 2 vectors =  8 acc     2
+//   neon         4       32      3 vectors x 8 = 24 acc    6 rows x 4 vectors = 24 acc     4
+//   x86_v3       8       16      3 vectors x 4 = 12 acc    6 rows x 2 vectors = 12 acc     2
+//   x86_v4      16       32      3 vectors x 8 = 24 acc    6 rows x 4 vectors = 24 acc     4
 
 // GCC 12's AVX-512 header reads a variable it leaves undefined on purpose, and warns about itself wherever it is
 // inlined.
@@ -46,7 +46,7 @@ struct baseline {
 #else
     using arch = xsimd::sse2;
 #endif
-    static constexpr int score_vectors = 2, score_keys = 4, value_rows = 4, value_vectors = 2;
+    static constexpr int score_vectors = 2, score_keys = 4, value_rows = 4, value_vectors = 2, stream_keys = 2;
 
     [[nodiscard]] static constexpr char const* name() noexcept {
         return "baseline";
@@ -62,7 +62,7 @@ struct baseline {
 #if defined(__aarch64__)
 /// AArch64 with Advanced SIMD.
 struct neon : baseline {
-    static constexpr int score_vectors = 3, score_keys = 8, value_rows = 6, value_vectors = 4;
+    static constexpr int score_vectors = 3, score_keys = 8, value_rows = 6, value_vectors = 4, stream_keys = 4;
 
     [[nodiscard]] static constexpr char const* name() noexcept { return "neon"; }
 };
@@ -73,7 +73,7 @@ using current = neon;
 /// AVX2, FMA and F16C: x86-64-v3.
 struct x86_v3 {
     using arch                         = xsimd::avx2;
-    static constexpr int score_vectors = 3, score_keys = 4, value_rows = 6, value_vectors = 2;
+    static constexpr int score_vectors = 3, score_keys = 4, value_rows = 6, value_vectors = 2, stream_keys = 2;
 
     [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v3"; }
     [[nodiscard]] static constexpr bool supported() noexcept { return true; }
@@ -87,7 +87,7 @@ struct x86_v3 {
 /// AVX-512 F, BW, DQ and VL: x86-64-v4.
 struct x86_v4 {
     using arch                         = xsimd::avx512bw;
-    static constexpr int score_vectors = 3, score_keys = 8, value_rows = 6, value_vectors = 4;
+    static constexpr int score_vectors = 3, score_keys = 8, value_rows = 6, value_vectors = 4, stream_keys = 4;
 
     [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v4"; }
     [[nodiscard]] static constexpr bool supported() noexcept { return true; }

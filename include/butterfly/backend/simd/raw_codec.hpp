@@ -113,43 +113,41 @@ void score_rows(T const* const* keys, index_t head_dim, stream_queries const& q,
     for (; r < q.rows; ++r) score_block<Isa, T, 1, Keys>(keys, head_dim, at(r), q.stride, scores + r * tile_slots);
 }
 
-/// Rows x Vectors register block of the weighted sum over columns [first, head_dim), keys in the order listed.
-template <class Isa, class T, int Rows, int Vectors>
-void accumulate_block(value_rows const& v,
-                      rows_ahead const& ahead,
-                      index_t first,
-                      float const* weights,
-                      float* out,
-                      index_t stride) noexcept {
-    f32<Isa> sum[Rows][Vectors];
-    for (int r = 0; r < Rows; ++r)
-        for (int c = 0; c < Vectors; ++c) sum[r][c] = load_as<Isa>(out + r * stride + first + c * lanes<Isa>);
-    bool const part = v.head_dim - first < Vectors * lanes<Isa>; // only the last vector of a row, Vectors = 1
-    for (int k = 0; k < v.count; ++k) {
-        ahead.fetch(k);
-        int const j             = v.keys[k];
-        auto const* const value = reinterpret_cast<T const*>(v.rows[j]) + first;
-        f32<Isa> column[Vectors];
-        for (int c = 0; c < Vectors; ++c)
-            column[c] = part ? load_part<Isa>(value, v.head_dim - first) : load_as<Isa>(value + c * lanes<Isa>);
-        for (int r = 0; r < Rows; ++r) {
-            f32<Isa> const weight(weights[r * tile_slots + j]);
-            for (int c = 0; c < Vectors; ++c) sum[r][c] = fma(weight, column[c], sum[r][c]);
-        }
+/// Rows x Keys of the weighted sum over all columns: out += sum over Keys listed rows, in the order listed. Value rows
+/// are read from end to end, which is how memory likes to be read.
+template <class Isa, class T, int Rows, int Keys>
+void accumulate_block(value_rows const& v, int first, float const* weights, float* out, index_t stride) noexcept {
+    T const* row[Keys];
+    f32<Isa> weight[Rows][Keys];
+    for (int k = 0; k < Keys; ++k) {
+        row[k] = reinterpret_cast<T const*>(v.rows[v.keys[first + k]]);
+        for (int r = 0; r < Rows; ++r) weight[r][k] = f32<Isa>(weights[r * tile_slots + v.keys[first + k]]);
     }
-    for (int r = 0; r < Rows; ++r)
-        for (int c = 0; c < Vectors; ++c) sum[r][c].store_unaligned(out + r * stride + first + c * lanes<Isa>);
+    auto const step = [&](index_t d, auto const& load_value) {
+        f32<Isa> value[Keys];
+        for (int k = 0; k < Keys; ++k) value[k] = load_value(row[k] + d);
+        for (int r = 0; r < Rows; ++r) {
+            f32<Isa> sum = load_as<Isa>(out + r * stride + d);
+            for (int k = 0; k < Keys; ++k) sum = fma(weight[r][k], value[k], sum);
+            sum.store_unaligned(out + r * stride + d);
+        }
+    };
+    index_t const whole = v.head_dim - v.head_dim % lanes<Isa>;
+    for (index_t d = 0; d < whole; d += lanes<Isa>) step(d, [](T const* at) { return load_as<Isa>(at); });
+    if (whole < v.head_dim) step(whole, [&](T const* at) { return load_part<Isa>(at, v.head_dim - whole); });
 }
 
-/// All columns of Rows rows; the first register block fetches what comes next.
+/// All keys for Rows rows, fetching what comes next.
 template <class Isa, class T, int Rows>
-void accumulate_rows(value_rows const& v, rows_ahead ahead, float const* weights, float* out, index_t stride) noexcept {
-    constexpr int most = Isa::value_vectors;
-    index_t d          = 0;
-    for (; d + most * lanes<Isa> <= v.head_dim; d += most * lanes<Isa>, ahead = {})
-        accumulate_block<Isa, T, Rows, most>(v, ahead, d, weights, out, stride);
-    for (; d < v.head_dim; d += lanes<Isa>, ahead = {})
-        accumulate_block<Isa, T, Rows, 1>(v, ahead, d, weights, out, stride);
+void accumulate_rows(
+    value_rows const& v, rows_ahead const& ahead, float const* weights, float* out, index_t stride) noexcept {
+    constexpr int keys = Isa::stream_keys;
+    int k              = 0;
+    for (; k + keys <= v.count; k += keys) {
+        for (int i = k; i < k + keys; ++i) ahead.fetch(i);
+        accumulate_block<Isa, T, Rows, keys>(v, k, weights, out, stride);
+    }
+    for (; k < v.count; ++k) accumulate_block<Isa, T, Rows, 1>(v, k, weights, out, stride);
 }
 
 } // namespace block
