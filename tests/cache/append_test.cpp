@@ -92,6 +92,46 @@ TEMPLATE_LIST_TEST_CASE("summaries are the means of their blocks, to the bit, fo
     }
 }
 
+TEMPLATE_LIST_TEST_CASE("a ring without slack loses no row before it is summarised", "[append]", cache_backends) {
+    TestType const policy;
+    input const in(1, 600, 2, 2);
+    for (auto const& rules : {bf::cache_rules::gap_free, bf::cache_rules::published})
+        for (bf::index_t const block_size : {16, 64})
+            for (bf::index_t const window : {1, 5, 16})
+                for (bf::index_t const rollback : {0, 9}) {
+                    bf::index_t const step = 192 - window - block_size + 2 - rollback; // the ring has 192 rows
+                    bf::cache_config const c{.kv_heads     = 1,
+                                             .head_dim     = 2,
+                                             .block_size   = block_size,
+                                             .exact_window = window,
+                                             .exact_sinks  = 0,
+                                             .max_tokens   = 600,
+                                             .max_append   = step,
+                                             .max_rollback = rollback,
+                                             .rules        = rules};
+                    CAPTURE(block_size, window, rollback, rules.late);
+                    bf::compressed_kv_cache<> cache(c);
+                    auto const append = [&](bf::index_t count) {
+                        count = std::min(count, 600 - cache.tokens());
+                        bf::append(policy, cache, in.k.view().slice(cache.tokens(), count),
+                                   in.v.view().slice(cache.tokens(), count));
+                    };
+                    append(block_size + window - 1); // the next append is the first that may drop block 0
+                    while (cache.tokens() < 600) {
+                        append(step);
+                        append(1);
+                    }
+                    auto const pools = cache.pools(policy);
+                    REQUIRE(pools.tail_k.ring == 192);
+                    for (bf::index_t n = 0; n < cache.summaries(); ++n) {
+                        float sum = 0.0F;
+                        for (bf::index_t t = n * block_size; t < (n + 1) * block_size; ++t) sum += in.v.at(0, t, 1);
+                        CAPTURE(n);
+                        REQUIRE(row_of(pools.summary_v, 0, n)[1] == sum / static_cast<float>(block_size));
+                    }
+                }
+}
+
 TEMPLATE_LIST_TEST_CASE("a mean is taken of the rows as the tail keeps them", "[append]", cache_backends) {
     TestType const policy;
     input const in(1, 8, 4, 4);

@@ -407,12 +407,16 @@ std::string run_cache_program(Policy const& policy, bool exact_bits, std::span<s
     c.exact_window        = in.between(1, 20);
     c.exact_sinks         = in.below(10);
     c.max_append          = in.between(1, 40);
-    c.max_tokens          = in.between(1, 200);
+    c.max_tokens          = in.between(1, 256);
     c.max_rollback        = std::max<index_t>(0, in.between(-10, 20));
     c.kv_heads            = in.between(1, 2);
     c.head_dim            = in.between(1, 3);
     c.value_head_dim      = in.below(3);
-    index_t const rules   = in.below(20); // mostly the presets
+    if (in.below(2) == 0) { // the largest append for the same ring: no slack hides a lost row
+        index_t const most = c.exact_window + c.block_size - 2 + c.max_rollback + c.max_append;
+        c.max_append += butterfly::detail::round_up(most, tile_slots) - most;
+    }
+    index_t const rules = in.below(20); // mostly the presets
     c.rules =
         rules < 14 ? cache_rules::gap_free
         : rules < 17
