@@ -40,7 +40,7 @@ template <element T>
 struct raw {
     using value_type = T;
 
-    [[nodiscard]] constexpr index_t row_bytes(index_t head_dim) const noexcept {
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr index_t row_bytes(index_t head_dim) const noexcept {
         return head_dim * static_cast<index_t>(sizeof(T));
     }
 

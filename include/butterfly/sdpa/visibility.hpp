@@ -132,7 +132,7 @@ struct interval {
 
     [[nodiscard]] index_t row_alignment() const noexcept { return no_alignment; }
     [[nodiscard]] index_t row_heads() const noexcept { return 1; }
-    [[nodiscard]] visibility_description describe() const noexcept {
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE visibility_description describe() const noexcept {
         return {.kind = visibility_kind::interval, .window = window, .align = align, .before = before};
     }
 
@@ -234,7 +234,7 @@ struct routed_blocks {
 
     [[nodiscard]] index_t row_alignment() const noexcept { return block_size; }
     [[nodiscard]] index_t row_heads() const noexcept { return rows.shape.heads; }
-    [[nodiscard]] visibility_description describe() const noexcept {
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE visibility_description describe() const noexcept {
         return {.kind = visibility_kind::routed_blocks, .block_size = block_size, .rows = &rows};
     }
 
@@ -313,7 +313,7 @@ struct routed_summaries {
 
     [[nodiscard]] index_t row_alignment() const noexcept { return block_size; }
     [[nodiscard]] index_t row_heads() const noexcept { return rows.shape.heads; }
-    [[nodiscard]] visibility_description describe() const noexcept {
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE visibility_description describe() const noexcept {
         return {.kind       = visibility_kind::routed_summaries,
                 .window     = window,
                 .block_size = block_size,
@@ -363,7 +363,7 @@ struct graph_rows {
     [[nodiscard]] key_span extent(problem const&, index_t, row_tile const&) const noexcept { return {0, 1}; }
     [[nodiscard]] index_t row_alignment() const noexcept { return 1; }
     [[nodiscard]] index_t row_heads() const noexcept { return graph.heads(); }
-    [[nodiscard]] visibility_description describe() const noexcept {
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE visibility_description describe() const noexcept {
         return {.kind = visibility_kind::graph, .rows = &graph};
     }
 };

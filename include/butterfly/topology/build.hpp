@@ -104,7 +104,7 @@ template <composable... Rules>
             }
     }
 
-    graph out({.heads = shape.heads, .nodes = shape.nodes, .degree = degree});
+    graph out(graph_shape{.heads = shape.heads, .nodes = shape.nodes, .degree = degree});
     std::int32_t* neighbors = out.neigh_idx().data();
     std::uint8_t* types     = out.edge_type().data();
     for (index_t head = 0; head < shape.heads; ++head) {
