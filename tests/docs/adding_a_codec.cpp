@@ -76,7 +76,7 @@ int main() {
     // Any storage of any call.
     mine::row_scaled const codec;
     std::vector<std::byte> packed(static_cast<std::size_t>(2 * 100 * codec.row_bytes(32)));
-    bf::packed_view const keys(packed.data(), codec, {2, 100, 32});
+    bf::packed_view const keys{packed.data(), codec, {2, 100, 32}};
     bf::heads_buffer<float> q({4, 100, 32}), v({2, 100, 32}), out({4, 100, 32});
     bf::dense_sdpa(cpu, q.view(), keys, v.view(), out.view());
 
