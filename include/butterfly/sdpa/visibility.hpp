@@ -95,7 +95,10 @@ struct interval {
     /// The positions a query at position p sees, within [0, end).
     [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr key_span range(index_t p, index_t end, bool causal) const noexcept {
         index_t const lo = detail::lower_bound(p, window, align);
-        if (before > 0) return {0, lo < before ? lo : before};
+        if (before > 0) {
+            index_t const hi = lo < before ? lo : before;
+            return {0, hi < end ? hi : end};
+        }
         index_t const hi = causal && p + 1 < end ? p + 1 : end;
         return {lo < hi ? lo : hi, hi};
     }
