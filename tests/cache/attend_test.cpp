@@ -187,6 +187,7 @@ TEMPLATE_LIST_TEST_CASE("a copy goes on by itself", "[attend]", cache_backends) 
     bf::append(policy, cache, s.k.view().slice(0, 25), s.v.view().slice(0, 25));
     bf::attend(policy, s.q.view().slice(0, 25), cache, routed(), s.out.view().slice(0, 25), {.scale = scale});
     bf::compressed_kv_cache<> copy = cache.copy(policy);
+    REQUIRE(copy.counters() == cache.counters());
     run(policy, cache, other, {25});
     run(policy, copy, s, {25});
     require_same<TestType>(s.out, wanted.out);
@@ -304,6 +305,9 @@ TEMPLATE_LIST_TEST_CASE("what cannot be attended is refused by name", "[attend]"
     refused(s.q.view(), s.out.view(), {.scale = scale, .q_position = -2}, "position -2");
     refused(s.q.view(), s.out.view(), {.scale = scale, .causal = false}, "causal");
     refused(s.q.view(), s.out.view(), {.scale = scale, .q_positions = bf::memory_ref(&position)}, "q_positions");
+    float const slopes[4] = {};
+    refused(s.q.view(), s.out.view(), {.scale = scale, .alibi_slopes = bf::memory_ref(slopes)}, "alibi_slopes");
+    refused(s.q.view(), s.out.view(), {.scale = scale, .mask = {.data = bf::memory_ref(slopes)}}, "mask");
     refused(narrow.view(), s.out.view(), {.scale = scale}, "head_dim 16, q has 8");
     refused(s.q.view(), narrow.view(), {.scale = scale}, "head_dim 12, out has 8");
     refused(three.view(), three_out.view(), {.scale = scale}, "heads 3, not a multiple");

@@ -3,8 +3,8 @@
 
 // The backends every test of this folder runs on.
 
-#include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/scalar.hpp>
+#include <butterfly/backend/simd.hpp>
 
 #include <tuple>
 #include <type_traits>
@@ -13,4 +13,4 @@
 template <class Policy>
 inline constexpr bool one_answer = std::is_same_v<Policy, butterfly::backend::scalar>;
 
-using cache_backends = std::tuple<butterfly::backend::scalar>;
+using cache_backends = std::tuple<butterfly::backend::scalar, butterfly::backend::simd<>>;

@@ -49,6 +49,7 @@ inline void check_append(cache_config const& c, index_t tokens, tensor_ref const
 inline index_t query_position(cache_counters const& at, index_t tokens, attend_options const& options) {
     if (options.q_positions) fail<shape_error>("attend: a cache takes q_position, not q_positions");
     if (!options.causal) fail<shape_error>("attend: a cache is causal");
+    if (options.alibi_slopes) fail<shape_error>("attend: a cache takes no alibi_slopes: a summary has no position");
     index_t const given = options.q_position;
     index_t const first = given == 0 ? at.tokens() - tokens : given == position_zero ? 0 : given;
     if (first < 0 || tokens > at.tokens() - first)
