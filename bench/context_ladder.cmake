@@ -1,3 +1,17 @@
 # SPDX-License-Identifier: MIT
 include(support/backends.cmake)
 target_link_libraries(context_ladder PRIVATE butterfly_bench_backends)
+
+# The published byte table, to the byte, and a rung small enough for every machine.
+add_test(NAME bench.context_ladder.accounting COMMAND context_ladder --accounting published)
+set_tests_properties(
+  bench.context_ladder.accounting
+  PROPERTIES LABELS bench TIMEOUT 300 PASS_REGULAR_EXPRESSION
+             "32k +414326784 +16379904 .*64k +816979968 +21098496 .*128k +1622286336 +25817088 .*256k +3232899072 +39972864 .*1/108 .*32k +1104281600 +43089920 .*64k +2178023424 +55672832 .*128k +4325507072 +68255744 "
+)
+foreach(backend scalar simd)
+  add_test(NAME bench.context_ladder.${backend}
+           COMMAND context_ladder --backend ${backend} --contexts 512,1k --heads 2 --kv-heads 1 --head-dim 32 --layers 2
+                   --rounds 1 --json -)
+  set_tests_properties(bench.context_ladder.${backend} PROPERTIES LABELS bench TIMEOUT 300)
+endforeach()

@@ -16,7 +16,6 @@ namespace bench {
 struct qkv_geometry {
     model_geometry model;
     index_t tokens = 0;
-    std::vector<int> layers; // the L of layerL
 };
 
 /// Throws usage_error naming the file where it cannot be read or its tensors do not fit together.
@@ -24,6 +23,7 @@ struct qkv_geometry {
 
 /// One layer of a file, widened to f32.
 struct qkv_layer {
+    index_t number = 0; // the L of layerL
     butterfly::heads_buffer<float> q, k, v;
 };
 

@@ -40,7 +40,7 @@ partner_rule ladder_routing::partners(index_t ordinal, index_t length) const {
         index_t const blocks = butterfly::detail::ceil_div(length, block_size_);
         phases =
             which_ == partner_rule::kind::benes ? topology::benes_phase_count(blocks) : topology::stage_count(blocks);
-        first = model_.absolute(ordinal) % phases;
+        first = model_.numbers[static_cast<std::size_t>(ordinal)] % phases;
     }
     for (int i = 0; i < std::min(count_, phases); ++i) rule.stages.push_back(static_cast<int>((first + i) % phases));
     return rule;

@@ -5,6 +5,8 @@
 #include "machine.hpp"
 #include "report.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 namespace bench {
@@ -13,29 +15,30 @@ namespace {
 constexpr char const* heads_note =
     "the number of query heads is assumed; layers, KV heads and head_dim are the model's";
 
+/// Every fourth layer attends, the last one of four.
+std::vector<index_t> every_fourth(index_t layers) {
+    std::vector<index_t> numbers;
+    for (index_t i = 0; i < layers; ++i) numbers.push_back(4 * i + 3);
+    return numbers;
+}
+
 std::array<model_geometry, 2> const& models() {
-    static std::array<model_geometry, 2> const known{model_geometry{.name         = "qwen3.5-0.8b",
-                                                                    .heads        = 8,
-                                                                    .kv_heads     = 2,
-                                                                    .head_dim     = 256,
-                                                                    .layers       = 6,
-                                                                    .all          = 24,
-                                                                    .first        = 3,
-                                                                    .every        = 4,
-                                                                    .value_heads  = 16,
-                                                                    .conv_columns = 6144,
-                                                                    .note         = heads_note},
-                                                     model_geometry{.name         = "qwen3.5-4b",
-                                                                    .heads        = 16,
-                                                                    .kv_heads     = 4,
-                                                                    .head_dim     = 256,
-                                                                    .layers       = 8,
-                                                                    .all          = 32,
-                                                                    .first        = 3,
-                                                                    .every        = 4,
-                                                                    .value_heads  = 32,
-                                                                    .conv_columns = 8192,
-                                                                    .note         = heads_note}};
+    static std::array<model_geometry, 2> const known{model_geometry{.name     = "qwen3.5-0.8b",
+                                                                    .heads    = 8,
+                                                                    .kv_heads = 2,
+                                                                    .head_dim = 256,
+                                                                    .layers   = 6,
+                                                                    .all      = 24,
+                                                                    .numbers  = every_fourth(6),
+                                                                    .note     = heads_note},
+                                                     model_geometry{.name     = "qwen3.5-4b",
+                                                                    .heads    = 16,
+                                                                    .kv_heads = 4,
+                                                                    .head_dim = 256,
+                                                                    .layers   = 8,
+                                                                    .all      = 32,
+                                                                    .numbers  = every_fourth(8),
+                                                                    .note     = heads_note}};
     return known;
 }
 
@@ -107,15 +110,11 @@ std::vector<std::string> ladder_settings::child_arguments(std::string const& sys
     add("--contexts", context);
     add("--backend", common.backend);
     add("--threads", common.threads);
-    add("--model", model.name == "custom" || !qkv.empty() ? "qwen3.5-0.8b" : model.name);
-    if (qkv.empty()) {
-        add("--heads", model.heads);
-        add("--kv-heads", model.kv_heads);
-        add("--head-dim", model.head_dim);
-        add("--layers", model.layers);
-    } else {
-        add("--qkv", qkv);
-    }
+    add("--heads", model.heads);
+    add("--kv-heads", model.kv_heads);
+    add("--head-dim", model.head_dim);
+    add("--layers", model.layers);
+    add("--layer-numbers", fmt::format("{}", fmt::join(model.numbers, ",")));
     add("--preset", preset);
     add("--partner", partner);
     add("--partners", partners);
@@ -135,6 +134,8 @@ nlohmann::ordered_json ladder_settings::to_json() const {
             {"kv_heads", model.kv_heads},
             {"head_dim", model.head_dim},
             {"attention_layers", model.layers},
+            {"layers", model.all},
+            {"layer_numbers", model.numbers},
             {"note", model.note},
             {"contexts", contexts},
             {"systems", systems},
@@ -182,7 +183,7 @@ ladder_command_line::ladder_command_line(CLI::App& app) {
     app.add_option("--storage", storage_, "elements of keys and values: f32, f16 or bf16")->capture_default_str();
     app.add_option("--dense", dense_, "prefill of dense: sampled, or full for every chunk of its layer")
         ->capture_default_str();
-    app.add_option("--rounds", s_.rounds, "timed rounds, medians are shown (default: up to 3 within the budget)")
+    app.add_option("--rounds", s_.rounds, "timed rounds, medians are shown (default: up to 7 within the budget)")
         ->check(CLI::Range(0, 100));
     app.add_option("--budget", s_.budget, "seconds that all rungs together aim at")
         ->check(CLI::Range(0.0, 1e6))
@@ -191,7 +192,8 @@ ladder_command_line::ladder_command_line(CLI::App& app) {
     app.add_option("--qkv", s_.qkv, "real tensors: safetensors with layerL.q, layerL.k and layerL.v")
         ->type_name("FILE");
     app.add_option("--accounting", s_.accounting, "published: print the published byte table, time nothing");
-    app.add_option("--peak-of", s_.peak_system)->group("");
+    app.add_option("--peak-of", s_.peak_system)->group(""); // what a child process is asked
+    app.add_option("--layer-numbers", numbers_)->group("");
 }
 
 void ladder_command_line::resolve_model(ladder_settings& s) const {
@@ -206,11 +208,19 @@ void ladder_command_line::resolve_model(ladder_settings& s) const {
     if (heads_ > 0) s.model.heads = heads_;
     if (kv_heads_ > 0) s.model.kv_heads = kv_heads_;
     if (head_dim_ > 0) s.model.head_dim = head_dim_;
-    if (layers_ > 0) s.model.layers = layers_;
+    if (layers_ > 0) {
+        s.model.layers  = layers_;
+        s.model.numbers = every_fourth(layers_);
+    }
+    if (!numbers_.empty()) {
+        s.model.numbers.clear();
+        for (std::string const& n : split_list(numbers_)) s.model.numbers.push_back(std::stoll(n));
+    }
     bool const same = s.model.heads == named.heads && s.model.kv_heads == named.kv_heads &&
                       s.model.head_dim == named.head_dim && s.model.layers == named.layers;
     if (!same) {
         s.model.name = "custom";
+        s.model.all  = 0;
         s.model.note.clear();
     }
     if (s.model.heads % s.model.kv_heads != 0)

@@ -15,22 +15,16 @@
 
 namespace bench {
 
-/// The attention layers of a model. Layer `ordinal` of them is layer first + ordinal * every of the model.
+/// The attention layers of a model: `numbers` of all its layers. The others are linear.
 struct model_geometry {
     std::string name;
-    index_t heads        = 8;
-    index_t kv_heads     = 2;
-    index_t head_dim     = 256;
-    index_t layers       = 6;  // attention layers
-    index_t all          = 24; // layers of the model; the others are linear and keep a state of constant size
-    index_t first        = 3;
-    index_t every        = 4;
-    index_t value_heads  = 16;   // of a linear layer: its recurrent state is [value_heads, 128, 128]
-    index_t conv_columns = 6144; // of a linear layer: its convolution keeps [3, conv_columns]
+    index_t heads    = 0;
+    index_t kv_heads = 0;
+    index_t head_dim = 0;
+    index_t layers   = 0; // attention layers
+    index_t all      = 0; // layers of the model; 0: unknown
+    std::vector<index_t> numbers{};
     std::string note{};
-
-    /// The layer of the model that attention layer `ordinal` is.
-    [[nodiscard]] index_t absolute(index_t ordinal) const noexcept { return first + ordinal * every; }
 };
 
 /// The models that go by name. Throws usage_error for another.
@@ -54,7 +48,7 @@ struct ladder_settings {
     index_t step = 384, decode = 8;
     butterfly::element_type storage = butterfly::element_type::bf16;
     bool dense_full                 = false;
-    int rounds                      = 0; // 0: as many as the budget has room for, three at most
+    int rounds                      = 0; // 0: as many as the budget has room for, seven at most
     double budget                   = 240;
     std::uint64_t seed              = 1;
     std::string qkv;
@@ -88,6 +82,7 @@ private:
 
     ladder_settings s_;
     std::string contexts_, systems_, storage_ = "bf16", dense_ = "sampled", model_ = "qwen3.5-0.8b";
+    std::string numbers_;
     index_t heads_ = 0, kv_heads_ = 0, head_dim_ = 0, layers_ = 0;
 };
 

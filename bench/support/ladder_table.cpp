@@ -112,7 +112,7 @@ void print_heading(std::FILE* to, ladder_settings const& s, json const& run, std
     fmt::print(to, "Attention alone: no projections, no other layers, no sampling of tokens.\n\n");
     fmt::print(to, "model       {}: {} query heads, {} KV heads, head_dim {}, {} attention layers{}\n", s.model.name,
                s.model.heads, s.model.kv_heads, s.model.head_dim, s.model.layers,
-               s.model.name == "custom" || !s.qkv.empty() ? "" : fmt::format(" of {}", s.model.all));
+               s.model.all == 0 ? "" : fmt::format(" of {}", s.model.all));
     if (!s.model.note.empty()) fmt::print(to, "            {}\n", s.model.note);
     fmt::print(to, "inputs      {}; keys and values {}, queries and outputs f32, chunks of {}\n",
                s.qkv.empty() ? "seeded pool of random rows" : s.qkv, name_of(s.storage), s.step);

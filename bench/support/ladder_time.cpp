@@ -12,7 +12,8 @@ namespace {
 
 constexpr index_t dense_samples = 5;
 constexpr index_t light_samples = 8;
-constexpr index_t most_rounds   = 3;
+constexpr index_t least_decodes = 3;
+constexpr index_t most_rounds   = 7;
 
 using clock = std::chrono::steady_clock;
 
@@ -46,27 +47,26 @@ public:
     std::map<std::string, ladder_times> run(double seconds) {
         auto const start = clock::now();
         prepare();
-        index_t const rounds = repeat(0.75 * seconds - seconds_since(start), 0.75 * work_, [&] { prefill_round(); });
+        repeat(1, 0.75 * seconds - seconds_since(start), 0.75 * work_, [&] { prefill_round(); });
         explain();
-        static_cast<void>(rounds);
-        repeat(seconds - seconds_since(start), 0.2 * work_, [&] { decode_round(); });
+        repeat(least_decodes, seconds - seconds_since(start), 0.2 * work_, [&] { decode_round(); });
         std::map<std::string, ladder_times> times;
         for (runner& r : runners_) times[r.name] = summarise(r);
         return times;
     }
 
 private:
-    /// Rounds until the seconds are spent: at least one; settings.rounds where they are given. Returns how many.
+    /// Rounds until the seconds are spent, at least `least`; settings.rounds where they are given.
     template <class F>
-    index_t repeat(double seconds, double work, F const& round) {
+    void repeat(index_t least, double seconds, double work, F const& round) {
         auto const start   = clock::now();
         index_t const most = s_.rounds > 0 ? s_.rounds : most_rounds;
-        for (index_t done = 1;; ++done) {
+        for (index_t done = 1; done <= most; ++done) {
             round_work_ = done == 1 ? work : 0.0; // how many rounds there will be is known after the first
             round();
             double const each = seconds_since(start) / static_cast<double>(done);
             bool const room   = s_.rounds > 0 || each * static_cast<double>(done + 1) <= seconds;
-            if (done >= most || !room) return done;
+            if (done >= least && !room) return;
         }
     }
 

@@ -33,7 +33,8 @@ struct ladder_times {
     [[nodiscard]] json to_json() const;
 };
 
-/// Times by system. Runs rounds until `seconds` are spent (at least one, at most three), or settings.rounds of them.
+/// Times by system. Runs rounds until `seconds` are spent (at most seven; at least one of the prefill
+/// and three of decoding), or settings.rounds of them.
 /// `bar` advances by `work` in all.
 [[nodiscard]] std::map<std::string, ladder_times>
 measure_times(ladder_settings const& s, index_t context, double seconds, progress& bar, double work);
