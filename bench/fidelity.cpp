@@ -148,10 +148,10 @@ bench::qkv read_input(options const& o) {
     return in;
 }
 
-/// gap_free attends (block_size - 1) / 2 more exact keys than its window on average; the window with which it reads as
-/// few as `published` does.
+/// gap_free attends (block_size - 1) / 2 more exact keys than its window on average, and the sinks; the window with
+/// which it reads as few as `published` does.
 index_t window_of_same_keys(bench::fidelity_settings const& s) {
-    return std::max<index_t>(1, s.exact_window - s.block_size / 2 + 1);
+    return std::max<index_t>(1, s.exact_window - s.block_size / 2 + 1 - s.exact_sinks);
 }
 
 /// Every line of the comparison, but for `oracle`.
@@ -355,9 +355,9 @@ void run(options o, bench::json document) {
     document["systems"]  = report(results, judged, best, token_bytes, q.heads / kv_heads, text);
     fmt::print(text, "\nerror and cosine: output against dense attention in double. exact, summary, unseen: shares of "
                      "the dense softmax.\nKB read: per query token, all heads. B/token: retained while decoding at "
-                     "this length. window: at least so many\nlatest tokens are exact; gap_free keeps as many bytes as "
-                     "published at one window and reads (block_size - 1) / 2\nmore keys on average, so its line with "
-                     "the smaller window is the one at the same number of keys.\n");
+                     "this length. window: at least so many\nlatest tokens are exact. At one window gap_free keeps the "
+                     "bytes of published and its sinks, and reads (block_size - 1) / 2\nmore keys on average; its line "
+                     "with the smaller window reads as few.\n");
     write_files(o, positions, results, judged, best);
     bench::write_json(document, o.common.json);
 }

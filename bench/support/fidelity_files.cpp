@@ -2,66 +2,35 @@
 #include "fidelity_files.hpp"
 
 #include <butterfly/graph/npz.hpp>
+#include <butterfly/interop/safetensors.hpp>
 
 #include "usage.hpp"
 
-#include <nlohmann/json.hpp>
-
-#include <cstring>
-#include <fstream>
+#include <algorithm>
 
 namespace bench {
 namespace {
 
-/// The bytes of a safetensors file: 8 bytes of length, a JSON header, data.
-struct tensor_file {
-    std::string path;
-    nlohmann::json header;
-    std::vector<char> data;
+namespace safetensors = bf::safetensors;
 
-    explicit tensor_file(std::string const& from) : path(from) {
-        std::ifstream in(path, std::ios::binary);
-        std::uint64_t size = 0;
-        if (!in.read(reinterpret_cast<char*>(&size), sizeof size)) throw usage_error("{}: cannot be read", path);
-        std::string text(std::min<std::uint64_t>(size, 1U << 26), '\0');
-        if (!in.read(text.data(), static_cast<std::streamsize>(text.size())) || text.size() != size)
-            throw usage_error("{}: no safetensors file", path);
-        header = nlohmann::json::parse(text, nullptr, false);
-        if (!header.is_object()) throw usage_error("{}: no safetensors file", path);
-        data.assign(std::istreambuf_iterator<char>(in), {});
-    }
-
-    [[nodiscard]] bf::heads_buffer<float> read(std::string const& name) const try {
-        auto const& entry = header.at(name);
-        auto const shape  = entry.at("shape").get<std::vector<index_t>>();
-        auto const type   = entry.at("dtype").get<std::string>();
-        auto const ends   = entry.at("data_offsets").get<std::vector<std::size_t>>();
-        if (shape.size() != 3 || ends.size() != 2)
-            throw usage_error("{}: {} is not [heads, tokens, columns]", path, name);
-        bf::heads_buffer<float> out({shape[0], shape[1], shape[2]});
-        std::size_t const width = type == "F32" ? 4 : type == "F16" || type == "BF16" ? 2 : 0;
-        if (width == 0) throw usage_error("{}: {} is {}, not F32, F16 or BF16", path, name, type);
-        if (ends[0] > ends[1] || ends[1] > data.size() || ends[1] - ends[0] != out.values().size() * width)
-            throw usage_error("{}: {} is truncated", path, name);
-        char const* at = data.data() + ends[0];
-        for (float& x : out.values()) {
-            std::uint16_t half = 0;
-            std::memcpy(width == 4 ? static_cast<void*>(&x) : &half, at, width);
-            if (type == "F16") x = bf::detail::from_float16_bits(half);
-            if (type == "BF16") x = bf::detail::from_bfloat16_bits(half);
-            at += width;
-        }
-        return out;
-    } catch (nlohmann::json::exception const&) {
-        throw usage_error("{}: no tensor {}", path, name);
-    }
-};
+bf::heads_buffer<float> read(safetensors::contents const& file, std::string const& name) {
+    auto const widen = [](auto const& from) {
+        bf::heads_buffer<float> to(from.shape());
+        std::ranges::transform(from.values(), to.values().begin(), [](auto x) { return static_cast<float>(x); });
+        return to;
+    };
+    safetensors::tensor const& t = file.at(name);
+    if (t.type == safetensors::dtype::f16) return widen(safetensors::heads<bf::float16>(t));
+    if (t.type == safetensors::dtype::bf16) return widen(safetensors::heads<bf::bfloat16>(t));
+    return safetensors::heads<float>(t);
+}
 
 } // namespace
 
-qkv load_qkv(std::string const& path, index_t layer) {
-    tensor_file const file(path);
-    auto const tensor = [&](char const* side) { return file.read(fmt::format("layer{}.{}", layer, side)); };
+qkv load_qkv(std::string const& path, index_t layer) try {
+    auto const bytes  = safetensors::read_bytes(path);
+    auto const file   = safetensors::parse(bytes);
+    auto const tensor = [&](char const* side) { return read(file, fmt::format("layer{}.{}", layer, side)); };
     qkv in{tensor("q"), tensor("k"), tensor("v"), fmt::format("{}, layer {}", path, layer)};
     bf::heads_shape const q = in.q.shape(), k = in.k.shape(), v = in.v.shape();
     if (k.heads < 1 || q.heads % k.heads != 0 || v.heads != k.heads || k.tokens != q.tokens || v.tokens != q.tokens ||
@@ -69,38 +38,26 @@ qkv load_qkv(std::string const& path, index_t layer) {
         throw usage_error("{}: layer {} has q {}, k {}, v {}, which do not fit each other", path, layer,
                           bf::detail::to_text(q), bf::detail::to_text(k), bf::detail::to_text(v));
     return in;
+} catch (bf::format_error const& e) {
+    throw usage_error("{}: {}", path, e.what());
 }
 
 void write_outputs(std::string const& path,
                    std::vector<index_t> const& positions,
-                   std::vector<std::pair<std::string, bf::heads_buffer<float> const*>> const& outputs) {
-    nlohmann::ordered_json header;
-    std::size_t at  = 0;
-    auto const next = [&](std::string const& name, char const* type, std::vector<index_t> const& shape,
-                          std::size_t bytes) {
-        header[name] = {{"dtype", type}, {"shape", shape}, {"data_offsets", {at, at + bytes}}};
-        at += bytes;
-    };
+                   std::vector<std::pair<std::string, bf::heads_buffer<float> const*>> const& outputs) try {
     std::vector<std::int32_t> const where(positions.begin(), positions.end());
+    std::vector<safetensors::tensor> tensors;
     for (auto const& [name, out] : outputs)
-        next(name, "F32", {out->shape().heads, out->shape().tokens, out->shape().head_dim}, out->values().size_bytes());
-    next("positions", "I32", {static_cast<index_t>(where.size())}, 4 * where.size());
-
-    std::string text = header.dump();
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    std::uint64_t const size = text.size();
-    std::ofstream file(path, std::ios::binary);
-    auto const put = [&](void const* data, std::size_t bytes) {
-        file.write(static_cast<char const*>(data), static_cast<std::streamsize>(bytes));
-    };
-    put(&size, sizeof size);
-    put(text.data(), text.size());
-    for (auto const& [name, out] : outputs) put(out->values().data(), out->values().size_bytes());
-    put(where.data(), 4 * where.size());
-    if (!file.flush()) throw usage_error("--out {}: the file cannot be written", path);
+        tensors.push_back(safetensors::make_tensor<float>(
+            name, {out->shape().heads, out->shape().tokens, out->shape().head_dim}, out->values()));
+    tensors.push_back(safetensors::make_tensor<std::int32_t>("positions", {static_cast<index_t>(where.size())},
+                                                             std::span<std::int32_t const>(where)));
+    safetensors::save(path, tensors);
+} catch (bf::format_error const& e) {
+    throw usage_error("--out {}: {}", path, e.what());
 }
 
-void write_certificate(std::string const& path, std::vector<index_t> const& positions, sightings const& seen) {
+void write_certificate(std::string const& path, std::vector<index_t> const& positions, sightings const& seen) try {
     auto const tokens_of = [](sight_row const& row) {
         index_t count = 0;
         for (sight const& run : row.runs) count += run.end - run.first;
@@ -135,6 +92,8 @@ void write_certificate(std::string const& path, std::vector<index_t> const& posi
         bf::npz::make_member<float>("weight", shape, std::span<float const>(weight)),
         bf::npz::make_member<std::int32_t>("position", {static_cast<index_t>(position.size())}, values(position))};
     bf::npz::write(path, members);
+} catch (bf::format_error const& e) {
+    throw usage_error("--certificate {}: {}", path, e.what());
 }
 
 } // namespace bench
