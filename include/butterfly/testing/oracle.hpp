@@ -14,7 +14,16 @@
 #include <butterfly/sdpa/attend.hpp>
 #include <butterfly/testing/sees.hpp>
 
+// GCC 12's AVX-512 header warns about itself wherever Eigen inlines it.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include <algorithm>
 #include <cmath>

@@ -108,6 +108,10 @@ template <class Policy>
         attend_options o = detail::at_end(p);
         o.causal         = draws.below(4) != 0;
         o.edge_bias      = {0.5F, -0.25F, 1.5F, -2.0F};
+        std::vector<std::int32_t> positions;
+        for (index_t t = 0; t < tokens; ++t)
+            positions.push_back(static_cast<std::int32_t>(draws.between(0, keys + 20)));
+        if (draws.below(4) == 0) o.q_positions = positions.data();
 
         visible::interval const near{.window = draws.between(1, keys), .align = draws.one_of({1, 8, 48})};
         std::string what = detail::say("window", near.window, "align", near.align, "tokens", tokens, "keys", keys);
@@ -131,6 +135,7 @@ template <class Policy>
         shape.keys   = draws.between(1, 150);
         auto c       = make_problem(shape);
         o.q_position = draws.between(0, shape.keys * bs);
+        for (std::int32_t& at : positions) at = static_cast<std::int32_t>(draws.between(0, shape.keys * bs));
         topology::topology_shape const summaries{.heads = nodes.heads, .nodes = shape.keys + 4 * tokens};
         visible::routed_summaries const compressed{.rows       = topology::make_row_source(rule, summaries),
                                                    .block_size = bs,

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: MIT
+#include <butterfly/backend/scalar.hpp>
+#include <butterfly/sdpa/dense_sdpa.hpp>
+#include <butterfly/sdpa/sparse_sdpa.hpp>
+#include <butterfly/testing/laws/law.hpp>
+
+#include "support/catch.hpp"
+
+namespace bf = butterfly;
+
+namespace {
+
+using view  = bf::heads_view<float>;
+using shape = bf::heads_shape;
+
+bf::backend::scalar const scalar;
+std::vector<float> memory(4096, 1.0F);
+
+view of(shape s) {
+    return view::unchecked(memory.data(), s, {s.tokens * s.head_dim, s.head_dim});
+}
+
+/// A call with some of its parts replaced.
+struct call {
+    view q                = of({4, 3, 8});
+    view k                = of({2, 5, 8});
+    view v                = of({2, 5, 8});
+    view out              = of({4, 3, 8});
+    bf::attend_options o  = {};
+    bf::index_t row_heads = 1;
+
+    [[nodiscard]] std::string message() const {
+        struct rows_of : bf::visible::interval {
+            bf::index_t heads;
+            [[nodiscard]] bf::index_t row_heads() const noexcept { return heads; }
+        };
+        try {
+            bf::attend(scalar, q, out, o, bf::pool(k, v, rows_of{{}, row_heads}));
+        } catch (bf::shape_error const& e) {
+            return e.what();
+        }
+        return "accepted";
+    }
+};
+
+} // namespace
+
+TEST_CASE("what does not fit is a shape_error that names both sides", "[sdpa]") {
+    constexpr float nan       = std::numeric_limits<float>::quiet_NaN();
+    constexpr bf::index_t big = bf::index_t{1} << 61;
+    struct bad_input {
+        char const* what;
+        call c;
+        char const* wanted;
+    };
+    auto const with = [](auto const& change) {
+        call c;
+        change(c);
+        return c;
+    };
+    bad_input const table[] = {
+        {"nothing", call{}, "accepted"},
+        {"key head_dim", with([](call& c) {
+             c.k = of({2, 5, 9});
+         }),
+         "attend: k has head_dim 9, q has 8"},
+        {"value heads", with([](call& c) {
+             c.v = of({1, 5, 8});
+         }),
+         "attend: v has heads 1, k has 2"},
+        {"value tokens", with([](call& c) {
+             c.v = of({2, 6, 8});
+         }),
+         "attend: v has tokens 6, k has 5"},
+        {"value head_dim", with([](call& c) {
+             c.v = of({2, 5, 7});
+         }),
+         "attend: v has head_dim 7, out has 8"},
+        {"out heads", with([](call& c) {
+             c.out = of({3, 3, 8});
+         }),
+         "attend: out has heads 3, q has 4"},
+        {"out tokens", with([](call& c) {
+             c.out = of({4, 2, 8});
+         }),
+         "attend: out has tokens 2, q has 3"},
+        {"groups", with([](call& c) {
+             c.k = c.v = of({3, 5, 8});
+         }),
+         "attend: q has heads 4, not a multiple of k's 3"},
+        {"no heads", with([](call& c) {
+             c.q = c.out = of({0, 3, 8});
+         }),
+         "attend: q has shape [0, 3, 8]"},
+        {"no head_dim", with([](call& c) {
+             c.q = c.out = c.k = c.v = of({4, 3, 0});
+         }),
+         "attend: q has shape [4, 3, 0]"},
+        {"no key heads", with([](call& c) {
+             c.k = c.v = of({0, 5, 8});
+         }),
+         "attend: k has shape [0, 5, 8]"},
+        {"no scale", with([](call& c) {
+             c.v = of({2, 5, 6}), c.out = of({4, 3, 6});
+         }),
+         "attend: head_dim 8 of keys and 6 of values differ, so scale must be given"},
+        {"null q", with([](call& c) {
+             c.q = view(nullptr, {4, 3, 8});
+         }),
+         "attend: q is null with shape [4, 3, 8]"},
+        {"null k", with([](call& c) {
+             c.k = view(nullptr, {2, 5, 8});
+         }),
+         "attend: k is null with shape [2, 5, 8]"},
+        {"null v", with([](call& c) {
+             c.v = view(nullptr, {2, 5, 8});
+         }),
+         "attend: v is null with shape [2, 5, 8]"},
+        {"null out", with([](call& c) {
+             c.out = view(nullptr, {4, 3, 8});
+         }),
+         "attend: out is null with shape [4, 3, 8]"},
+        {"negative q", with([](call& c) {
+             c.q = c.out = of({4, -3, 8});
+         }),
+         "shape [4, -3, 8] has a negative size"},
+        {"huge q", with([](call& c) {
+             c.q = c.out = of({4, big, 8});
+         }),
+         "shape [4, 2305843009213693952, 8] overflows"},
+        {"huge k", with([](call& c) {
+             c.k = c.v = of({2, big, 8});
+         }),
+         "shape [2, 2305843009213693952, 8] overflows"},
+        {"huge strides", with([](call& c) {
+             c.q = view::unchecked(memory.data(), {4, 3, 8}, {big, 8});
+         }),
+         "attend: q: strides overflow"},
+        {"scale", with([](call& c) { c.o.scale = nan; }),
+         "attend: scale and soft_cap must be finite, soft_cap not negative"},
+        {"infinite scale", with([](call& c) { c.o.scale = std::numeric_limits<float>::infinity(); }),
+         "attend: scale and soft_cap must be finite, soft_cap not negative"},
+        {"cap", with([](call& c) { c.o.soft_cap = nan; }),
+         "attend: scale and soft_cap must be finite, soft_cap not negative"},
+        {"negative cap", with([](call& c) { c.o.soft_cap = -1.0F; }),
+         "attend: scale and soft_cap must be finite, soft_cap not negative"},
+        {"position", with([](call& c) { c.o.q_position = -1; }), "attend: q_position -1 out of range"},
+        {"far position", with([](call& c) { c.o.q_position = bf::no_alignment; }),
+         "attend: q_position 9223372036854775807 out of range"},
+        {"mask heads", with([](call& c) { c.o.mask.data = memory.data(), c.o.mask.heads = 3; }),
+         "attend: mask has heads 3, q has 4"},
+        {"mask type", with([](call& c) { c.o.mask.data = memory.data(), c.o.mask.type = bf::element_type::bf16; }),
+         "attend: a mask is f32 or f16, not bf16"},
+        {"rows", with([](call& c) { c.row_heads = 3; }), "attend: topology has heads 3, q has 4 and k has 2"},
+    };
+    for (bad_input const& bad : table) {
+        CAPTURE(bad.what);
+        REQUIRE(bad.c.message() == bad.wanted);
+    }
+}
+
+TEST_CASE("a call of no tokens does nothing", "[sdpa]") {
+    call c;
+    c.q   = of({4, 0, 8});
+    c.out = of({4, 0, 8});
+    REQUIRE(c.message() == "accepted");
+    c.q = c.out = view(nullptr, {4, 0, 8});
+    REQUIRE(c.message() == "accepted");
+}
+
+TEST_CASE("pools are named by their number where there are several", "[sdpa]") {
+    auto const a       = bf::pool(of({2, 5, 8}), of({2, 5, 8}), bf::visible::causal_prefix());
+    auto const b       = bf::pool(of({1, 5, 8}), of({1, 5, 8}), bf::visible::causal_prefix());
+    auto const message = [&](auto const&... pools) -> std::string {
+        try {
+            bf::attend_options o;
+            o.mask.data = memory.data();
+            bf::attend(scalar, of({4, 3, 8}), of({4, 3, 8}), o, pools...);
+        } catch (bf::shape_error const& e) {
+            return e.what();
+        }
+        return "accepted";
+    };
+    REQUIRE(message(a, b) == "attend: pool 1 k has heads 1, the first pool has 2");
+    REQUIRE(message(a, a) == "attend: a mask needs exactly one pool, the call has 2");
+}
+
+TEST_CASE("a workspace too small is a shape_error", "[sdpa]") {
+    std::byte few[3];
+    call c;
+    c.o.workspace = few;
+    REQUIRE(c.message().find("options.workspace has 3 bytes, the call needs ") == 0);
+}
+
+TEST_CASE("a page table is checked", "[sdpa]") {
+    std::int32_t const pages[] = {0, 0};
+    auto const message         = [&](bf::index_t size, bf::memory_ref table) -> std::string {
+        bf::paged_view<float const> const k{
+                    .data = memory.data(), .pages = table, .page_size = size, .shape = {2, 5, 8}};
+        try {
+            bf::attend(scalar, of({4, 3, 8}), of({4, 3, 8}), {}, bf::pool(k, k, bf::visible::causal_prefix()));
+        } catch (bf::shape_error const& e) {
+            return e.what();
+        }
+        return "accepted";
+    };
+    REQUIRE(message(4, pages) == "accepted");
+    REQUIRE(message(3, pages) == "paged_view: page_size 3 is not a power of two");
+    REQUIRE(message(0, pages) == "paged_view: page_size 0 is not a power of two");
+    REQUIRE(message(-4, pages) == "paged_view: page_size -4 is not a power of two");
+    REQUIRE(message(4, {}) == "paged_view: the page table is null");
+}
+
+TEST_CASE("a policy that declines says why", "[sdpa]") {
+    // A barrier without a board cannot hand scratch to the others.
+    bf::barrier_ref const bare{.context = nullptr, .wait = [](void*, int) noexcept {}};
+    bf::backend::scalar const shared{.executor = bf::share{.thread = 0, .threads = 2, .barrier = bare}};
+    auto const all = bf::pool(of({2, 5, 8}), of({2, 5, 8}), bf::visible::causal_prefix());
+    REQUIRE_THROWS_AS(bf::attend(shared, of({4, 3, 8}), of({4, 3, 8}), {}, all), bf::backend_error);
+    auto const bound = bf::make_problem(shared, of({4, 3, 8}), of({4, 3, 8}), {}, all);
+    REQUIRE_FALSE(supports(shared, bound.problem()));
+    REQUIRE(explain(shared, bound.problem()) ==
+            "declined: share 0/2: a share whose barrier has no board needs options.workspace");
+}
+
+TEST_CASE("supports, explain and workspace_bytes need no data", "[sdpa]") {
+    // Addresses that must not be read.
+    auto const nowhere = [](shape s) {
+        return view::unchecked(reinterpret_cast<float*>(std::uintptr_t{64}), s, {s.tokens * s.head_dim, s.head_dim});
+    };
+    auto const all      = bf::pool(nowhere({2, 5, 8}), nowhere({2, 5, 8}), bf::visible::causal_prefix());
+    auto const bound    = bf::make_problem(scalar, nowhere({4, 3, 8}), nowhere({4, 3, 8}), {}, all);
+    bf::problem const p = bound.problem();
+    REQUIRE(supports(scalar, p));
+    REQUIRE_FALSE(explain(scalar, p).empty());
+    REQUIRE(workspace_bytes(scalar, std::span<bf::problem const>(&p, 1)) > 0);
+    REQUIRE(p.options.scale == static_cast<float>(1.0 / std::sqrt(8.0)));
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: MIT
+#include <butterfly/backend/scalar.hpp>
+#include <butterfly/graph/npz.hpp>
+#include <butterfly/sdpa/sparse_sdpa.hpp>
+#include <butterfly/testing/compare.hpp>
+#include <butterfly/topology/ablation.hpp>
+#include <butterfly/topology/causal_shift.hpp>
+#include <butterfly/topology/window.hpp>
+
+#include "support/catch.hpp"
+#include "support/npy.hpp"
+
+namespace bf = butterfly;
+
+namespace {
+
+using bf::index_t;
+bf::backend::scalar const scalar;
+
+template <class T>
+std::vector<T> read_array(std::string const& name) {
+    std::string const bytes   = bf::testing::read_data(name);
+    bf::npz::array const read = bf::npz::format::parse_npy(name, std::as_bytes(std::span(bytes)));
+    return read.values<T>();
+}
+
+/// The tokens of a tensor at these positions.
+bf::heads_buffer<float> rows_at(bf::heads_buffer<float> const& t, std::vector<std::int32_t> const& positions) {
+    bf::heads_buffer<float> out({t.shape().heads, static_cast<index_t>(positions.size()), t.shape().head_dim});
+    for (index_t h = 0; h < t.shape().heads; ++h)
+        for (std::size_t i = 0; i < positions.size(); ++i) {
+            auto const from = t.view().row(h, positions[i]);
+            std::copy(from.begin(), from.end(), out.view().row(h, static_cast<index_t>(i)).begin());
+        }
+    return out;
+}
+
+void require_golden(bf::heads_buffer<float> const& out, std::string const& file) {
+    auto const wanted               = bf::testing::read_npy(file);
+    bf::testing::comparison const c = bf::testing::compare(out.view(), wanted.view(), 1e-5);
+    INFO(file << ": " << c.text());
+    REQUIRE(c.ok);
+}
+
+/// Blocks 0 .. count - 1: the sinks of the published rows.
+struct first_blocks {
+    index_t count;
+    template <class Sink>
+    void emit(bf::topology::topology_shape, bf::topology::node_ref at, Sink& sink) const noexcept {
+        for (index_t j = 0; j < count && j <= at.node; ++j) sink.add(j, bf::edge_code::landmark);
+    }
+};
+
+} // namespace
+
+TEST_CASE("attention along published graphs is the published output", "[sdpa]") {
+    for (std::string const folder : {"sdpa/gather_t9/", "sdpa/gather_t40/"}) {
+        auto const q        = bf::testing::read_npy(folder + "q.npy");
+        auto const k        = bf::testing::read_npy(folder + "k.npy");
+        auto const v        = bf::testing::read_npy(folder + "v.npy");
+        auto neigh          = read_array<std::int32_t>(folder + "neigh_idx.npy");
+        auto types          = read_array<std::uint8_t>(folder + "edge_type.npy");
+        index_t const heads = q.shape().heads, tokens = q.shape().tokens;
+        bf::graph const g({heads, tokens, static_cast<index_t>(neigh.size()) / (heads * tokens)}, neigh, types);
+        int runs = 0;
+        for (auto const& run : bf::testing::read_cases(folder + "cases.json")) {
+            if (!run.contains("file")) continue;
+            auto const file = run.at("file").get<std::string>();
+            if (file != "full.npy" && file != "full_bias_offset.npy" && file != "active.npy") continue;
+            bf::attend_options o;
+            for (char const* const part : {"bias", "offset"})
+                for (std::size_t i = 0; run.contains(part) && !run.at(part).is_null() && i < 4; ++i)
+                    o.edge_bias[i] += run.at(part).at(i).get<float>();
+            ++runs;
+            if (run.at("kind") == "full") {
+                bf::heads_buffer<float> out(q.shape());
+                bf::sparse_sdpa(scalar, q.view(), k.view(), v.view(), g, out.view(), o);
+                require_golden(out, folder + file);
+                continue;
+            }
+            auto const positions = run.at("positions").get<std::vector<std::int32_t>>();
+            auto const keys      = run.at("Tk").get<index_t>();
+            auto const active    = rows_at(q, positions);
+            bf::heads_buffer<float> out(active.shape());
+            o.q_positions = positions.data();
+            bf::sparse_sdpa(scalar, active.view(), k.view().slice(0, keys), v.view().slice(0, keys), g, out.view(), o);
+            require_golden(out, folder + file);
+        }
+        REQUIRE(runs == 3);
+    }
+}
+
+TEST_CASE("block-sparse attention is the published output", "[sdpa]") {
+    namespace topology       = bf::topology;
+    std::string const folder = "sdpa/raw_block_t45/";
+    auto const q             = bf::testing::read_npy(folder + "q.npy");
+    auto const k             = bf::testing::read_npy(folder + "k.npy");
+    auto const v             = bf::testing::read_npy(folder + "v.npy");
+    auto const run           = [&](auto const& rule, bf::attend_options const& o, char const* file) {
+        bf::heads_buffer<float> out(q.shape());
+        bf::sparse_sdpa(scalar, q.view(), k.view(), v.view(), bf::block_routing(rule, 8), out.view(), o);
+        require_golden(out, folder + file);
+    };
+    topology::row const shift(topology::self{}, topology::window{.predecessors = 1}, topology::causal_shift{{1}},
+                              first_blocks{1});
+    run(shift, {}, "l1_causal_shift_L1_S1_p1.npy");
+    topology::row const benes(topology::self{}, topology::window{.predecessors = 1}, topology::benes{{3, 0}},
+                              first_blocks{2});
+    run(benes, {}, "l3_benes_L1_S2_p2.npy");
+    bf::attend_options o;
+    o.scale = 0.1F;
+    run(benes, o, "scale.npy");
+
+    // Rows of the present length: 30 keys are four blocks.
+    std::vector<std::int32_t> const positions{29, 24, 23, 1};
+    auto const active = rows_at(q, positions);
+    topology::row const four(topology::self{}, topology::window{.predecessors = 1}, topology::benes{{1, 0}},
+                             first_blocks{2});
+    bf::heads_buffer<float> out(active.shape());
+    bf::attend_options at;
+    at.q_positions = positions.data();
+    bf::sparse_sdpa(scalar, active.view(), k.view().slice(0, 30), v.view().slice(0, 30), bf::block_routing(four, 8),
+                    out.view(), at);
+    require_golden(out, folder + "active.npy");
+}
+
+TEST_CASE("sparse_sdpa refuses what does not fit", "[sdpa]") {
+    auto p             = bf::testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 6, .head_dim = 4});
+    auto const message = [&](auto const& rows, bf::attend_options const& o) -> std::string {
+        try {
+            bf::sparse_sdpa(scalar, p.q.view(), p.k.view(), p.v.view(), rows, p.out.view(), o);
+        } catch (bf::shape_error const& e) {
+            return e.what();
+        }
+        return "accepted";
+    };
+    bf::graph const one({.heads = 1, .nodes = 6, .degree = 2}), three({.heads = 3, .nodes = 6, .degree = 2}),
+        few({.heads = 1, .nodes = 5, .degree = 2});
+    REQUIRE(message(one, {}) == "accepted");
+    REQUIRE(message(three, {}) == "sparse_sdpa: topology has heads 3, q has 4 and k has 2");
+    REQUIRE(message(few, {}) == "sparse_sdpa: q ends at position 6, graph has nodes 5");
+    bf::attend_options o;
+    o.q_position = 1;
+    REQUIRE(message(one, o) == "sparse_sdpa: q ends at position 7, graph has nodes 6");
+    REQUIRE(message(bf::graph_view{nullptr, nullptr, {1, 6, 2}}, {}) ==
+            "sparse_sdpa: graph is null with shape [1, 6, 2]");
+    bf::topology::self const self;
+    REQUIRE(message(bf::block_routing(self, 0), {}) == "sparse_sdpa: block_size 0");
+    REQUIRE(message(bf::block_routing(self, 4), {}) == "accepted");
+}
