@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: MIT
+
+// Dense attention against every sparse form, in one process: rows of an explicit graph, blocks that a rule routes to, a
+// window, a compressed cache.
+//
+// Dense runs of the same inputs are interleaved with each form's; x_dense_time is the ratio of their medians. Edges are
+// counted by walking the very call that is timed, FLOPs are 4 * edges * head_dim, bytes are those of the keys and
+// values that the edges name, once per group of heads. Each form is held to the double oracle on a small problem first.
+
+#include <butterfly/cache/attend.hpp>
+#include <butterfly/sdpa/dense_sdpa.hpp>
+#include <butterfly/sdpa/sparse_sdpa.hpp>
+#include <butterfly/testing/oracle.hpp>
+#include <butterfly/testing/problem.hpp>
+#include <butterfly/topology/build.hpp>
+#include <butterfly/topology/window.hpp>
+
+#include "fidelity_count.hpp"
+#include "machine.hpp"
+#include "report.hpp"
+#include "row_text.hpp"
+#include "usage.hpp"
+
+#include <benchmark/benchmark.h>
+
+#include <chrono>
+#include <optional>
+
+namespace bf = butterfly;
+using bf::index_t;
+
+namespace {
+
+struct options {
+    bench::common_options common{};
+    std::string tokens    = "4096";
+    std::string dims      = "64,128";
+    std::string blocks    = "128";
+    std::string densities = "0.25,0.05";
+    std::string forms     = "dense,graph,blocks,window,compressed";
+    index_t heads         = 8;
+    index_t kv_heads      = 2;
+    double min_time       = 0.2;
+};
+
+struct shape {
+    index_t heads, kv_heads, tokens, head_dim, block_size;
+    double density; // share of the causal triangle
+};
+
+/// Inputs of one shape and what its form needs; `attend` makes the call with any policy.
+class form {
+public:
+    form(std::string name, shape const& s, bench::machine const& m)
+        : name_(std::move(name)), shape_(s), q_({s.heads, s.tokens, s.head_dim}),
+          k_({s.kv_heads, s.tokens, s.head_dim}), v_(k_.shape()), out_(q_.shape()) {
+        bf::testing::random draws(11);
+        for (auto* const t : {&q_, &k_, &v_})
+            for (float& x : t->values()) x = static_cast<float>(draws.normal());
+        index_t const blocks = (s.tokens + s.block_size - 1) / s.block_size;
+        if (name_ == "graph")
+            graph_ = bf::topology::build({.heads = 1, .nodes = s.tokens},
+                                         bf::topology::window{.predecessors = mean_keys() / 2},
+                                         bf::topology::fixed_stride{stride(), s.tokens}, bf::topology::self{});
+        if (name_ == "blocks") row_.push_back(bf::topology::fixed_stride{stride(), blocks});
+        if (name_ == "blocks") row_.push_back(bf::topology::self{});
+        if (name_ == "compressed") fill_cache(m, blocks);
+    }
+
+    template <class Policy>
+    void attend(Policy const& policy) {
+        auto const q = std::as_const(q_).view(), k = std::as_const(k_).view(), v = std::as_const(v_).view();
+        if (name_ == "dense") bf::dense_sdpa(policy, q, k, v, out_.view());
+        if (name_ == "graph") bf::sparse_sdpa(policy, q, k, v, *graph_, out_.view());
+        if (name_ == "blocks")
+            bf::sparse_sdpa(policy, q, k, v, bf::block_routing<bench::runtime_row>{row_, shape_.block_size, 0},
+                            out_.view());
+        if (name_ == "window")
+            bf::attend(policy, q, out_.view(), {}, bf::pool(k, v, bf::visible::exact_window(mean_keys())));
+        if (name_ == "compressed") bf::attend(policy, q, *cache_, row_, out_.view());
+    }
+
+    [[nodiscard]] index_t count_edges(bf::executor const& threads) {
+        std::atomic<index_t> edges = 0;
+        attend(bench::edge_counter{threads, &edges});
+        return edges;
+    }
+
+    [[nodiscard]] std::span<float> output() { return out_.values(); }
+
+private:
+    /// Keys a query sees at this density, on average.
+    [[nodiscard]] index_t mean_keys() const {
+        return std::max<index_t>(1, static_cast<index_t>(shape_.density * static_cast<double>(shape_.tokens) / 2));
+    }
+    [[nodiscard]] index_t stride() const {
+        return std::max<index_t>(1, static_cast<index_t>((name_ == "graph" ? 2 : 1) / shape_.density));
+    }
+
+    /// A cache that holds all tokens: every stage's partner, the block before, 64 exact tokens and more.
+    void fill_cache(bench::machine const& m, index_t blocks) {
+        bf::topology::stage_list stages;
+        for (int i = 0; i < bf::topology::stage_count(blocks); ++i) stages.push_back(i);
+        row_.push_back(bf::topology::causal_shift{stages});
+        row_.push_back(bf::topology::window{.predecessors = 1});
+        cache_.emplace(bf::cache_config{.kv_heads   = shape_.kv_heads,
+                                        .head_dim   = shape_.head_dim,
+                                        .block_size = shape_.block_size,
+                                        .max_tokens = shape_.tokens,
+                                        .max_append = shape_.tokens});
+        bf::append(m, *cache_, std::as_const(k_).view(), std::as_const(v_).view());
+    }
+
+    std::string name_;
+    shape shape_;
+    bf::heads_buffer<float> q_, k_, v_, out_;
+    std::optional<bf::graph> graph_{};
+    bench::runtime_row row_{};
+    std::optional<bf::compressed_kv_cache<>> cache_{};
+};
+
+/// The form on a small problem against the definition; throws where it is wrong.
+void check(std::string const& name, bench::machine const& m) {
+    form small(name, {.heads = 4, .kv_heads = 2, .tokens = 200, .head_dim = 40, .block_size = 16, .density = 0.3}, m);
+    small.attend(m);
+    std::vector<float> const got(small.output().begin(), small.output().end());
+    small.attend(bf::testing::oracle{});
+    double miss = 0, total = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+        double const want = small.output()[i];
+        miss += (got[i] - want) * (got[i] - want);
+        total += want * want;
+    }
+    if (double const e = std::sqrt(miss / total); !(e < 1e-5))
+        throw std::runtime_error(fmt::format("{} is wrong: relative error {:.1e} against the definition", name, e));
+}
+
+double median(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    return values.empty() ? 0 : values[values.size() / 2];
+}
+
+template <class Call>
+double seconds(Call const& call) {
+    auto const start = std::chrono::steady_clock::now();
+    call();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Times one form; the first five iterations time dense attention too, in turns with it.
+void time_form(benchmark::State& state, std::string const& name, shape const& s, bench::machine const& m) {
+    form sparse(name, s, m), dense("dense", s, m);
+    sparse.attend(m);
+    std::vector<double> own, baseline;
+    for ([[maybe_unused]] auto _ : state) {
+        own.push_back(seconds([&] { sparse.attend(m); }));
+        state.SetIterationTime(own.back());
+        if (name != "dense" && baseline.size() < 5) baseline.push_back(seconds([&] { dense.attend(m); }));
+    }
+    auto const edges          = static_cast<double>(sparse.count_edges(m.executor));
+    auto const columns        = static_cast<double>(s.head_dim);
+    using counter             = benchmark::Counter;
+    state.counters["edges/s"] = counter(edges, counter::kIsIterationInvariantRate);
+    state.counters["FLOP/s"]  = counter(4 * edges * columns, counter::kIsIterationInvariantRate);
+    state.counters["bytes"] = counter(edges / static_cast<double>(s.heads / s.kv_heads) * columns * 2 * sizeof(float));
+    state.counters["density"] =
+        edges / (static_cast<double>(s.heads * s.tokens) * static_cast<double>(s.tokens + 1) / 2);
+    state.counters["x_dense_time"] = name == "dense" ? 1.0 : median(baseline) / median(own);
+}
+
+void register_form(std::string const& name, shape const& s, bench::machine const& m, double min_time) {
+    std::string text = fmt::format("{}/tokens:{}/head_dim:{}", name, s.tokens, s.head_dim);
+    if (name == "blocks" || name == "compressed") text += fmt::format("/block:{}", s.block_size);
+    if (name != "dense" && name != "compressed") text += fmt::format("/density:{}", s.density);
+    benchmark::RegisterBenchmark(text.c_str(), [=](benchmark::State& state) { time_form(state, name, s, m); })
+        ->UseManualTime()
+        ->MinTime(min_time)
+        ->Unit(benchmark::kMillisecond);
+}
+
+std::vector<double> parse_densities(std::string const& text) {
+    std::vector<double> out;
+    for (std::string const& part : bench::split_list(text)) {
+        char* end = nullptr;
+        out.push_back(std::strtod(part.c_str(), &end));
+        if (*end != '\0' || !(out.back() > 0 && out.back() <= 1))
+            throw bench::usage_error("--density: '{}' is not in (0, 1]", part);
+    }
+    return out;
+}
+
+void register_all(options const& o, bench::machine const& m) {
+    auto const sizes = [](std::string const& text, char const* option) {
+        std::vector<index_t> out;
+        for (std::string const& part : bench::split_list(text)) out.push_back(bench::parse_size(part, option));
+        return out;
+    };
+    auto const densities = parse_densities(o.densities);
+    for (std::string const& name : bench::split_list(o.forms)) {
+        if (name != "dense" && name != "graph" && name != "blocks" && name != "window" && name != "compressed")
+            throw bench::usage_error("--forms: '{}' is none of dense, graph, blocks, window, compressed", name);
+        check(name, m);
+        bool const in_blocks = name == "blocks" || name == "compressed";
+        bool const one       = name == "dense" || name == "compressed"; // their density is their own
+        for (index_t const tokens : sizes(o.tokens, "--tokens"))
+            for (index_t const head_dim : sizes(o.dims, "--head-dim"))
+                for (index_t const block : sizes(in_blocks ? o.blocks : "1", "--block-size"))
+                    for (double const density : one ? std::vector<double>{1.0} : densities)
+                        register_form(name, {o.heads, o.kv_heads, tokens, head_dim, block, density}, m, o.min_time);
+    }
+}
+
+void run(options const& o) {
+    bench::check_writable(o.common.json);
+    if (o.heads % o.kv_heads != 0)
+        throw bench::usage_error("--heads {} is not a multiple of --kv-heads {}", o.heads, o.kv_heads);
+    bench::machine const m =
+        bench::make_machine(o.common.backend, o.common.threads > 0 ? o.common.threads : bench::default_threads());
+    register_all(o, m);
+
+    std::vector<std::string> words{"sparse_sdpa"};
+    if (o.common.json == "-") words.emplace_back("--benchmark_format=json");
+    if (!o.common.json.empty() && o.common.json != "-") {
+        words.push_back("--benchmark_out=" + o.common.json);
+        words.emplace_back("--benchmark_out_format=json");
+    }
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    int count = static_cast<int>(arguments.size());
+    benchmark::Initialize(&count, arguments.data());
+    benchmark::AddCustomContext("backend", m.name());
+    benchmark::AddCustomContext("executor", m.executor.name());
+    benchmark::AddCustomContext("heads", fmt::format("{}/{}", o.heads, o.kv_heads));
+    benchmark::RunSpecifiedBenchmarks();
+    benchmark::Shutdown();
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+    options o;
+    CLI::App app("Dense attention against every sparse form, interleaved in one process.", "sparse_sdpa");
+    o.common.add_to(app);
+    app.add_option("--forms", o.forms, "a list of dense, graph, blocks, window, compressed")->capture_default_str();
+    app.add_option("--tokens", o.tokens, "a list of sizes")->capture_default_str();
+    app.add_option("--head-dim", o.dims, "a list")->capture_default_str();
+    app.add_option("--block-size", o.blocks, "of blocks and compressed, a list")->capture_default_str();
+    app.add_option("--density", o.densities, "shares of the causal triangle, a list")->capture_default_str();
+    app.add_option("--heads", o.heads, "query heads")->check(CLI::Range(1, 256))->capture_default_str();
+    app.add_option("--kv-heads", o.kv_heads, "key and value heads")->check(CLI::Range(1, 256))->capture_default_str();
+    app.add_option("--min-time", o.min_time, "seconds each form is timed at least")
+        ->check(CLI::Range(0.001, 1000.0))
+        ->capture_default_str();
+    return bench::run_program(app, argc, argv, [&] { run(o); });
+}
