@@ -98,7 +98,7 @@ TEMPLATE_LIST_TEST_CASE("a ring without slack loses no row before it is summaris
     for (auto const& rules : {bf::cache_rules::gap_free, bf::cache_rules::published})
         for (bf::index_t const block_size : {16, 64})
             for (bf::index_t const window : {1, 5, 16})
-                for (bf::index_t const rollback : {0, 9}) {
+                for (bf::index_t const rollback : {0, 70}) {
                     bf::index_t const step = 192 - window - block_size + 2 - rollback; // the ring has 192 rows
                     bf::cache_config const c{.kv_heads     = 1,
                                              .head_dim     = 2,
@@ -182,6 +182,11 @@ TEMPLATE_LIST_TEST_CASE("a refused append changes neither counters nor memory", 
     bf::append(policy, cache, in.k.view().slice(0, 60), in.v.view().slice(0, 60));
     auto const bytes    = memory;
     auto const counters = cache.counters();
+
+    bf::compressed_kv_cache<> roomy(small());
+    REQUIRE_THROWS_AS(bf::append(policy, roomy, in.k.view().slice(0, 65), in.v.view().slice(0, 65)),
+                      bf::capacity_error);
+    REQUIRE(roomy.tokens() == 0);
 
     auto const k = in.k.view().slice(60, 20);
     auto const v = in.v.view().slice(60, 20);

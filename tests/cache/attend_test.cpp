@@ -254,6 +254,12 @@ TEMPLATE_LIST_TEST_CASE("many sequences attend in one launch", "[attend]", cache
     }
     std::vector<bf::problem> problems;
     for (auto const& b : bound) problems.push_back(b.problem());
+    bf::cache_problem const copy = bound[2]; // sees through its own visibilities
+    for (int i = 0; i < copy.problem().pool_count; ++i) {
+        auto const* const state = static_cast<std::byte const*>(copy.problem().pools[i].visibility.state);
+        auto const* const self  = static_cast<std::byte const*>(static_cast<void const*>(&copy));
+        REQUIRE((state >= self && state < self + sizeof copy));
+    }
     REQUIRE(supports(policy, problems[2]));
     REQUIRE_FALSE(explain(policy, problems[2]).empty());
     REQUIRE(workspace_bytes(policy, problems) > 0);
