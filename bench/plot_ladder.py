@@ -14,7 +14,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by line style in grey.
 STYLES = {
@@ -46,9 +46,9 @@ def seconds_text(x):
         return f"{digits(x * 1e6)} µs"
     if x < 1:
         return f"{digits(x * 1e3)} ms"
-    if x < 120:
+    if x < 60:
         return f"{digits(x)} s"
-    if x < 7200:
+    if x < 3600:
         return f"{digits(x / 60)} min"
     return f"{digits(x / 3600)} h"
 
@@ -72,6 +72,19 @@ PANELS = [
 ]
 
 
+CLOCK = [60, 600, 3600, 36000, 360000]  # where a time axis has its lines above ten seconds
+
+
+def ticks(low, high, text):
+    """Round values between `low` and `high`: powers of ten, with 2 and 5 where the range is short, or clock times."""
+    powers = [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    factors = (1, 2, 5) if math.log10(high / low) < 1.7 else (1,)
+    values = [p * f for p in powers for f in factors]
+    if text is seconds_text and high > 60:
+        values = [v for v in values if v < 60] + [c * f for c in CLOCK for f in factors]
+    return sorted({v for v in values if low <= v <= high})
+
+
 def read(path):
     with open(path, encoding="utf-8") as file:
         data = json.load(file)
@@ -88,7 +101,7 @@ def series(rungs, system, key):
 
 def spread(labels, gap, bottom, top):
     """Moves label heights (log units) apart by at least `gap`, keeping their order, near their mean, inside the panel."""
-    labels.sort(key=lambda item: item[0])
+    labels.sort(key=lambda item: (round(item[0], 2), -list(STYLES).index(item[1][0])))
     heights = [h for h, _ in labels]
     for _ in range(200):
         moved = False
@@ -142,7 +155,7 @@ def draw_panel(axes, data, rungs, panel):
     axes.xaxis.set_major_locator(FixedLocator(contexts))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tokens_text(round(x))))
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if span < 1.7 else (1,), numticks=12))
+    axes.yaxis.set_major_locator(FixedLocator(ticks(low, high, text)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: text(y)))
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8, zorder=0)

@@ -18,6 +18,14 @@ namespace bench {
     return (*middle + *std::max_element(x.begin(), middle)) / 2;
 }
 
+/// Largest less smallest over the median.
+[[nodiscard]] inline double spread(std::vector<double> const& x) {
+    if (x.empty()) return 0;
+    auto const [low, high] = std::minmax_element(x.begin(), x.end());
+    double const middle    = median(x);
+    return middle > 0 ? (*high - *low) / middle : 0.0;
+}
+
 /// y ~ at_zero + slope * x, with the root mean square of the residuals over the mean of y.
 struct line_fit {
     double at_zero = 0, slope = 0, error = 0;

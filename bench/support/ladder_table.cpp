@@ -69,10 +69,14 @@ std::string describe_rules(ladder_settings const& s) {
                        s.exact_sinks);
 }
 
-/// "shifts of 2^k blocks by layer: 0,1 | 2,3 | ...".
+/// "causal_shift, stages by layer at 32k: 0,1 | 2,3 | ...".
 std::string describe_partners(ladder_settings const& s, index_t context) {
+    if (s.partner == "none") return "none: the block before alone";
     ladder_routing const routing(s, context);
-    std::string text;
+    if (s.partner == "fixed_stride")
+        return fmt::format("fixed_stride: every second block, {} of them", routing.partners(0, context).stages.size());
+    std::string text = fmt::format("{}, {} by layer at {}: ", s.partner, s.partner == "random" ? "draws" : "stages",
+                                   size_text(context));
     for (index_t layer = 0; layer < s.model.layers; ++layer) {
         auto const stages = routing.partners(layer, context).stages;
         text += layer == 0 ? "" : " | ";
@@ -119,8 +123,7 @@ void print_heading(std::FILE* to, ladder_settings const& s, json const& run, std
     if (s.has("compressed")) fmt::print(to, "compressed  {}: {}\n", s.preset, describe_rules(s));
     if (s.has("window")) fmt::print(to, "window      {} exact tokens\n", s.exact_window);
     if (s.has("compressed") || s.has("block_sparse"))
-        fmt::print(to, "partners    {}, stages by layer at {}: {}\n", s.partner, size_text(s.contexts.back()),
-                   describe_partners(s, s.contexts.back()));
+        fmt::print(to, "partners    {}\n", describe_partners(s, s.contexts.back()));
     fmt::print(to, "backend     {}, {} thread{}\n", policy, s.common.threads, s.common.threads == 1 ? "" : "s");
     fmt::print(to, "machine     {}, {} cores, {:.0f} GB, {}\n\n", machine.at("cpu").get<std::string>(),
                machine.at("cores").get<int>(), machine.at("memory_bytes").get<double>() / 1e9,
@@ -132,7 +135,7 @@ void print_ladder(std::FILE* to, ladder_settings const& s, std::vector<ladder_re
     text_table table({"context", "system", "prefill s", "x", fmt::format("decode {} ms", s.decode), "x", "both s", "x",
                       "peak MB", "x", "KV MB", "x", "tokens/s", "MB/token"},
                      2);
-    double worst = 0;
+    double worst = 0, apart = 0;
     bool any = false, sampled = false;
     for (ladder_result const& result : results) {
         if (!result.skipped.empty()) continue;
@@ -141,6 +144,7 @@ void print_ladder(std::FILE* to, ladder_settings const& s, std::vector<ladder_re
         for (ladder_row const& r : result.rows) {
             table.add(cells(s, result, r));
             sampled |= r.times.sampled;
+            apart = std::max(apart, r.times.spread);
             if (r.times.sampled && r.system == "dense") worst = std::max(worst, r.times.fit_error);
         }
     }
@@ -152,6 +156,9 @@ void print_ladder(std::FILE* to, ladder_settings const& s, std::vector<ladder_re
                "decoded token reads. tokens/s: decoding, attention of all layers.\n");
     if (sampled)
         fmt::print(to, "~ from sampled chunks of one layer; fit error of dense at most {:.1f} %.\n", 100 * worst);
+    if (apart > 0.25)
+        fmt::print(to, "Rounds of one measurement differ by up to {:.0f} % of their median: the machine was busy.\n",
+                   100 * apart);
     std::fflush(to);
 }
 

@@ -199,7 +199,10 @@ private:
     }
 
     ladder_times summarise(runner const& r) const {
+        double apart = std::max(spread(r.decodes), spread(r.prefills));
+        for (chunk const& c : r.chunks) apart = std::max(apart, spread(c.seconds));
         ladder_times t{.decode_seconds = median(r.decodes),
+                       .spread         = apart,
                        .prefill_kernel = kernels_.at(r.name).first,
                        .decode_kernel  = kernels_.at(r.name).second};
         t.samples["decode_seconds_per_token"] = r.decodes;
@@ -252,6 +255,7 @@ json ladder_times::to_json() const {
             {"prefill_sampled", sampled},
             {"fit_error", fit_error},
             {"decode_seconds_per_token", decode_seconds},
+            {"spread", spread},
             {"prefill_kernel", prefill_kernel},
             {"decode_kernel", decode_kernel},
             {"raw", samples}};

@@ -27,6 +27,7 @@ struct ladder_times {
     bool sampled           = false;
     double fit_error       = 0; // root mean square of the residuals over the mean; 0 where nothing is fitted
     double decode_seconds  = 0; // per token
+    double spread          = 0; // of the rounds: largest less smallest over the median, the worst of both phases
     std::string prefill_kernel, decode_kernel;
     json samples; // every raw number
 
