@@ -116,7 +116,8 @@ TEMPLATE_LIST_TEST_CASE("a ring without slack loses no row before it is summaris
                         bf::append(policy, cache, in.k.view().slice(cache.tokens(), count),
                                    in.v.view().slice(cache.tokens(), count));
                     };
-                    append(block_size + window - 1); // the next append is the first that may drop block 0
+                    while (cache.tokens() < block_size + window - 1) // the next append is the first to drop block 0
+                        append(std::min(step, block_size + window - 1 - cache.tokens()));
                     while (cache.tokens() < 600) {
                         append(step);
                         append(1);
