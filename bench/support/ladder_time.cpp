@@ -10,10 +10,12 @@
 namespace bench {
 namespace {
 
-constexpr index_t dense_samples = 5;
-constexpr index_t light_samples = 8;
-constexpr index_t least_decodes = 3;
-constexpr index_t most_rounds   = 7;
+constexpr index_t dense_samples       = 5; // long contexts: a chunk takes seconds
+constexpr index_t short_dense_samples = 9;
+constexpr index_t short_context       = 64 << 10;
+constexpr index_t light_samples       = 8;
+constexpr index_t least_decodes       = 3;
+constexpr index_t most_rounds         = 7;
 
 using clock = std::chrono::steady_clock;
 
@@ -94,7 +96,8 @@ private:
     void plan(runner& r) const {
         index_t const all  = butterfly::detail::ceil_div(context_, s_.step);
         bool const full    = r.name == "dense" && s_.dense_full;
-        index_t const want = full ? all : r.name == "dense" ? dense_samples : light_samples;
+        index_t const some = context_ <= short_context ? short_dense_samples : dense_samples;
+        index_t const want = full ? all : r.name == "dense" ? some : light_samples;
         index_t const n    = std::min(want, all);
         for (index_t i = 0; i < n; ++i) {
             index_t const position = (n == all ? i : (2 * i + 1) * all / (2 * n)) * s_.step;
