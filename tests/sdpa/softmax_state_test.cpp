@@ -110,6 +110,7 @@ TEST_CASE("an empty state is neutral and two are empty", "[sdpa]") {
     auto const none = merge(bf::softmax_state{}, bf::softmax_state{});
     REQUIRE(none.merged.empty());
     REQUIRE(none.merged.lse() == -inf);
+    REQUIRE(merge(bf::softmax_state{}, bf::state_of(inf)).merged.lse() == inf); // not inf - inf
     REQUIRE(bf::state_of(-inf).empty());
     REQUIRE(bf::state_of(-3.5F).lse() == -3.5F);
 }

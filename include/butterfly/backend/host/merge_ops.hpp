@@ -33,8 +33,8 @@ inline void merge_row(merge_problem const& m, index_t head, index_t token) noexc
     auto const* const sinks  = host_pointer<float const>(m.options.sink_logits);
     merge_factors const end  = merge(both.merged, sinks != nullptr ? state_of(sinks[head]) : softmax_state{});
     float const norm         = end.merged.empty() ? 0.0F : end.a / end.merged.sum;
-    float const weight_a     = a.empty() ? 0.0F : both.a * norm;
-    float const weight_b     = b.empty() ? 0.0F : both.b * norm;
+    float const weight_a     = both.a * norm; // zero where a is empty and b is not
+    float const weight_b     = both.b * norm;
 
     for (index_t d = 0; d < m.out.shape.head_dim; d += merge_run) {
         index_t const count = std::min(merge_run, m.out.shape.head_dim - d);
