@@ -98,7 +98,7 @@ TEST_CASE("block-sparse attention is the published output", "[sdpa]") {
     auto const v             = bf::testing::read_npy(folder + "v.npy");
     auto const run           = [&](auto const& rule, bf::attend_options const& o, char const* file) {
         bf::heads_buffer<float> out(q.shape());
-        bf::sparse_sdpa(scalar, q.view(), k.view(), v.view(), bf::block_routing(rule, 8), out.view(), o);
+        bf::sparse_sdpa(scalar, q.view(), k.view(), v.view(), bf::block_routing{rule, 8}, out.view(), o);
         require_golden(out, folder + file);
     };
     topology::row const shift(topology::self{}, topology::window{.predecessors = 1}, topology::causal_shift{{1}},
@@ -119,7 +119,7 @@ TEST_CASE("block-sparse attention is the published output", "[sdpa]") {
     bf::heads_buffer<float> out(active.shape());
     bf::attend_options at;
     at.q_positions = positions.data();
-    bf::sparse_sdpa(scalar, active.view(), k.view().slice(0, 30), v.view().slice(0, 30), bf::block_routing(four, 8),
+    bf::sparse_sdpa(scalar, active.view(), k.view().slice(0, 30), v.view().slice(0, 30), bf::block_routing{four, 8},
                     out.view(), at);
     require_golden(out, folder + "active.npy");
 }
@@ -145,6 +145,6 @@ TEST_CASE("sparse_sdpa refuses what does not fit", "[sdpa]") {
     REQUIRE(message(bf::graph_view{nullptr, nullptr, {1, 6, 2}}, {}) ==
             "sparse_sdpa: graph is null with shape [1, 6, 2]");
     bf::topology::self const self;
-    REQUIRE(message(bf::block_routing(self, 0), {}) == "sparse_sdpa: block_size 0");
-    REQUIRE(message(bf::block_routing(self, 4), {}) == "accepted");
+    REQUIRE(message(bf::block_routing{self, 0}, {}) == "sparse_sdpa: block_size 0");
+    REQUIRE(message(bf::block_routing{self, 4}, {}) == "accepted");
 }

@@ -206,8 +206,8 @@ template <class Policy>
                 {.heads = 6, .kv_heads = 2, .tokens = tokens, .keys = 150, .head_dim = head_dim, .seed = s.seed});
             std::vector<std::byte> const k_bytes = detail::packed(p.k);
             std::vector<std::byte> const v_bytes = detail::packed(p.v);
-            packed_view const k(k_bytes.data(), read_only_codec{}, p.k.shape());
-            packed_view const v(v_bytes.data(), read_only_codec{}, p.v.shape());
+            packed_view const k{k_bytes.data(), read_only_codec{}, p.k.shape()};
+            packed_view const v{v_bytes.data(), read_only_codec{}, p.v.shape()};
             attend_options const o = detail::at_end(p);
             attention const wanted = evaluate(p.q.view(), p.out.view(), o, detail::whole(p));
             std::string const what = detail::say("head_dim", head_dim, "tokens", tokens);
@@ -231,8 +231,8 @@ template <class Policy>
                             {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 22, .seed = draws.bits()});
             std::vector<std::byte> const k_bytes = detail::packed(p.k);
             std::vector<std::byte> const v_bytes = detail::packed(p.v);
-            packed_view const k(k_bytes.data(), read_only_codec{}, p.k.shape());
-            packed_view const v(v_bytes.data(), read_only_codec{}, p.v.shape());
+            packed_view const k{k_bytes.data(), read_only_codec{}, p.k.shape()};
+            packed_view const v{v_bytes.data(), read_only_codec{}, p.v.shape()};
             std::vector<std::int32_t> positions(static_cast<std::size_t>(keys));
             std::iota(positions.begin(), positions.end(), 0);
             attend_options const o = detail::at_end(p);

@@ -29,7 +29,7 @@ template <class Policy>
 
         detail::everything_rule const rule;
         for (index_t const block_size : {1, 16, 100}) {
-            sparse_sdpa(policy, p.q.view(), p.k.view(), p.v.view(), block_routing(rule, block_size), p.out.view(), o);
+            sparse_sdpa(policy, p.q.view(), p.k.view(), p.v.view(), block_routing{rule, block_size}, p.out.view(), o);
             r.require(compare(p.out.view(), dense, detail::arithmetic(s, dense)),
                       detail::say("blocks of", block_size, "tokens", tokens));
         }
