@@ -1,3 +1,8 @@
 # SPDX-License-Identifier: MIT
 include(support/backends.cmake)
 target_link_libraries(fidelity PRIVATE butterfly_bench_backends)
+# Fails where the backend's output is not attention over the keys that its call shows.
+add_test(NAME bench.fidelity.real_cut
+         COMMAND fidelity --qkv "${PROJECT_SOURCE_DIR}/tests/data/qkv_cut.safetensors" --layer 5 --block-size 16
+                 --exact-window 16 --partner all --partners 2 --steps 24,3,3 --threads 1)
+set_tests_properties(bench.fidelity.real_cut PROPERTIES LABELS bench TIMEOUT 300)
