@@ -8,6 +8,7 @@
 // not depend on the executor, the number of threads, chunking or batch.
 
 #include <butterfly/backend/host/cache_ops.hpp>
+#include <butterfly/backend/host/merge_ops.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/stream_class.hpp>
