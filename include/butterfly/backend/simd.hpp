@@ -50,15 +50,31 @@ template <class Isa>
     return most;
 }
 
-/// Whether the spans of a problem are worth distributing: few items, long contexts. Only where the work runs depends on
-/// the answer, never a bit.
-template <class Isa>
-[[nodiscard]] bool split_spans(problem const& p, cut const& c, int threads) noexcept {
-    if (!c.stream || threads == 1 || c.items() == 0 || c.items() >= 4 * threads) return false;
-    for (int k = 0; k < p.pool_count; ++k) {
-        key_span const s = stream_attention<Isa>::spans(p, k, item_at(p, c, 0));
-        if (s.end - s.first > 2) return true;
-    }
+/// Most spans of one pool, from its shape alone.
+[[nodiscard]] inline index_t most_spans(pool_ref const& pool) noexcept {
+    index_t const slots = pool.keys.ring != 0 ? std::min(pool.slots, pool.keys.ring) : pool.slots;
+    return detail::ceil_div(slots, span_slots) + 1;
+}
+
+/// Most spans of all pools.
+[[nodiscard]] inline index_t most_spans(problem const& p) noexcept {
+    index_t count = 0;
+    for (int k = 0; k < p.pool_count; ++k) count += most_spans(p.pools[k]);
+    return count;
+}
+
+/// Most items of a problem wherever its queries stand.
+[[nodiscard]] inline index_t most_items(problem const& p, cut const& c) noexcept {
+    if (c.per_block == 0) return c.items();
+    return c.chunks * std::min(p.tokens(), (detail::ceil_div(p.tokens(), c.alignment) + 1) * c.per_block);
+}
+
+/// Whether the spans of a problem may be distributed: few items, long pools. Asked of shapes alone, since the workspace
+/// depends on it; only where the work runs does, never a bit.
+[[nodiscard]] inline bool may_split(problem const& p, cut const& c, int threads) noexcept {
+    if (!c.stream || threads == 1 || c.items() == 0 || most_items(p, c) >= 4 * threads) return false;
+    for (int k = 0; k < p.pool_count; ++k)
+        if (most_spans(p.pools[k]) > 3) return true;
     return false;
 }
 
@@ -73,19 +89,29 @@ template <class Isa>
     return count;
 }
 
-/// Most spans any item has, bounded without data: slots of the pools.
-[[nodiscard]] inline index_t most_spans(problem const& p) noexcept {
-    index_t count = 0;
-    for (int k = 0; k < p.pool_count; ++k) count += detail::ceil_div(p.pools[k].slots, span_slots) + 1;
-    return count;
+/// Whether distributing them is worth it: some pool shows more than two spans. A visibility whose extent is wider than
+/// its pool is walked in one thread.
+template <class Isa>
+[[nodiscard]] bool split_spans(problem const& p, cut const& c, int threads) noexcept {
+    if (!may_split(p, c, threads)) return false;
+    bool worth = false;
+    for (index_t index = 0; index < c.items(); ++index) {
+        item const i = item_at(p, c, index);
+        if (span_count<Isa>(p, i) > most_spans(p)) return false;
+        for (int k = 0; k < p.pool_count; ++k) {
+            key_span const s = stream_attention<Isa>::spans(p, k, i);
+            worth |= s.end - s.first > 2;
+        }
+    }
+    return worth;
 }
 
 /// Bytes for the partial results of a problem whose spans are distributed.
 template <class Isa>
 [[nodiscard]] index_t part_bytes(problem const& p, int threads) noexcept {
     cut const c = cut_problem<Isa>(p);
-    if (!split_spans<Isa>(p, c, threads)) return 0;
-    return c.items() * most_spans(p) * stream_part::bytes(stream_scratch<Isa>::padded(p.out.shape.head_dim));
+    if (!may_split(p, c, threads)) return 0;
+    return most_items(p, c) * most_spans(p) * stream_part::bytes(stream_scratch<Isa>::padded(p.out.shape.head_dim));
 }
 
 /// One item per row tile and head chunk, whole.
@@ -93,7 +119,6 @@ template <class Isa>
 void run_whole(executor const& threads, problem const& p, cut const& c, std::byte* scratch, index_t each) noexcept {
     threads.each(c.items(), [&](index_t index, int thread) noexcept {
         item const i = item_at(p, c, index);
-        if (i.tokens == 0) return;
         if (c.stream)
             stream_attention<Isa>(p, i, scratch + thread * each).run();
         else
@@ -118,7 +143,6 @@ void run_spans(executor const& threads,
         item const i       = item_at(p, c, work % c.items());
         index_t span       = work / c.items();
         index_t const slot = span;
-        if (i.tokens == 0) return;
         for (int k = 0; k < p.pool_count; ++k) {
             key_span const s = stream_attention<Isa>::spans(p, k, i);
             if (span < s.end - s.first)
@@ -129,7 +153,6 @@ void run_spans(executor const& threads,
     });
     threads.each(c.items(), [&](index_t index, int thread) noexcept {
         item const i = item_at(p, c, index);
-        if (i.tokens == 0) return;
         stream_attention<Isa> attention(p, i, scratch + thread * each);
         attention.clear_total();
         index_t const count = span_count<Isa>(p, i);
@@ -156,6 +179,7 @@ template <class Isa, quant::decoder Codec>
 
 template <class Isa>
 [[nodiscard]] support supports(simd<Isa> const& policy, problem const& p) {
+    if (!Isa::available()) return {false, policy.name() + ": this CPU lacks the instruction set"};
     std::string reason = host::decline(policy.executor, p);
     return {reason.empty(), reason};
 }

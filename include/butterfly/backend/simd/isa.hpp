@@ -24,14 +24,18 @@
 #include <xsimd/xsimd.hpp>
 #endif
 
-// Everything under backend/simd stands in an inline namespace named after the flags of the translation unit, so that
-// objects compiled for different machines never share a function.
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+// Everything under backend/simd stands in an inline namespace named after the flags its text depends on, so that
+// kernels compiled for different machines keep apart. What they call in core/, sdpa/ and backend/host is inline and
+// shared: until those are kept apart too, do not link objects compiled for different machines into one program.
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) &&                 \
+    defined(__FMA__) && defined(__F16C__)
 #define BUTTERFLY_ISA_NAMESPACE flags_x86_v4
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define BUTTERFLY_ISA_NAMESPACE flags_x86_v3
 #elif defined(__aarch64__)
 #define BUTTERFLY_ISA_NAMESPACE flags_neon
+#elif defined(__AVX__)
+#define BUTTERFLY_ISA_NAMESPACE flags_baseline_avx
 #else
 #define BUTTERFLY_ISA_NAMESPACE flags_baseline
 #endif
@@ -69,7 +73,7 @@ struct neon : baseline {
 using current = neon;
 #endif
 
-#if defined(__AVX2__) && defined(__FMA__)
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 /// AVX2, FMA and F16C: x86-64-v3.
 struct x86_v3 {
     using arch                         = xsimd::avx2;
@@ -78,12 +82,13 @@ struct x86_v3 {
     [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v3"; }
     [[nodiscard]] static constexpr bool supported() noexcept { return true; }
     [[nodiscard]] static bool available() noexcept {
-        return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+        return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0; // every such CPU has F16C
     }
 };
 #endif
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) &&                 \
+    defined(__FMA__) && defined(__F16C__)
 /// AVX-512 F, BW, DQ and VL: x86-64-v4.
 struct x86_v4 {
     using arch                         = xsimd::avx512bw;
@@ -97,7 +102,7 @@ struct x86_v4 {
     }
 };
 using current = x86_v4;
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 using current = x86_v3;
 #elif !defined(__aarch64__)
 using current = baseline;

@@ -32,14 +32,14 @@ inline constexpr int item_rows = std::max(2 * strip_rows<Isa>, 96);
 
 /// How one problem is cut into row tiles and head chunks.
 struct cut {
-    bool stream;         // kernel class
-    int chunk;           // query heads of an item, all of one kv head
-    int tokens;          // most query tokens of an item
-    index_t alignment;   // no item straddles a multiple of it, in positions
-    index_t chunks;      // head chunks
-    index_t tiles;       // row tiles (some may be empty)
-    index_t first_block; // of aligned tiles: the block of the first position
-    index_t per_block;   // tiles per block
+    bool stream;        // kernel class
+    int chunk;          // query heads of an item, all of one kv head
+    int tokens;         // most query tokens of an item
+    index_t alignment;  // no item straddles a multiple of it, in positions
+    index_t chunks;     // head chunks
+    index_t tiles;      // row tiles
+    index_t per_block;  // of aligned tiles: tiles of a block
+    index_t first_tile; // of aligned tiles: number of the first one, counted from position 0
 
     [[nodiscard]] index_t items() const noexcept { return chunks * tiles; }
 };
@@ -55,6 +55,18 @@ struct item {
     [[nodiscard]] int rows() const noexcept { return tokens * heads; }
 };
 
+/// Positions of an aligned cut: tiles are counted from position 0, so that they do not move with the call.
+inline void cut_aligned(problem const& p, cut& c) noexcept {
+    index_t const from = std::max<index_t>(p.options.q_position, 0);
+    c.tokens           = static_cast<int>(std::min<index_t>(c.tokens, c.alignment));
+    c.per_block        = detail::ceil_div(c.alignment, c.tokens);
+    auto const tile_of = [&](index_t position) {
+        return position / c.alignment * c.per_block + position % c.alignment / c.tokens;
+    };
+    c.first_tile = tile_of(from);
+    c.tiles      = p.tokens() == 0 ? 0 : tile_of(from + p.tokens() - 1) - c.first_tile + 1;
+}
+
 template <class Isa>
 [[nodiscard]] cut cut_problem(problem const& p) noexcept {
     cut c{};
@@ -66,31 +78,23 @@ template <class Isa>
             c.alignment = c.alignment == no_alignment ? v.row_alignment : std::gcd(c.alignment, v.row_alignment);
         rows_apart |= v.row_heads > p.kv_heads;
     }
-    index_t const group    = rows_apart ? 1 : p.group();
-    index_t const most     = std::min(p.tokens(), c.alignment);
-    c.stream               = most <= stream_rows / group;
-    int const aim          = c.stream ? stream_rows : item_rows<Isa>;
-    c.chunk                = static_cast<int>(std::min<index_t>(group, aim));
-    c.tokens               = std::clamp(aim / c.chunk, 1, tile_tokens);
-    index_t const per_head = detail::ceil_div(group, c.chunk);
-    c.chunks               = p.heads() / group * per_head;
-    c.per_block            = 1;
-    if (c.alignment == no_alignment) {
-        c.tiles = detail::ceil_div(p.tokens(), c.tokens);
-    } else if (p.options.q_positions) {
-        c.tokens = 1; // positions are not known to be consecutive
-        c.tiles  = p.tokens();
-    } else {
-        index_t const from = p.options.q_position;
-        c.tokens           = static_cast<int>(std::min<index_t>(c.tokens, c.alignment));
-        c.per_block        = detail::ceil_div(c.alignment, c.tokens);
-        c.first_block      = from / c.alignment;
-        c.tiles = p.tokens() == 0 ? 0 : ((from + p.tokens() - 1) / c.alignment - c.first_block + 1) * c.per_block;
+    index_t const group = rows_apart ? 1 : p.group();
+    index_t const most  = std::min(p.tokens(), c.alignment);
+    c.stream            = most <= stream_rows / std::min<index_t>(group, stream_rows);
+    int const aim       = c.stream ? stream_rows : item_rows<Isa>;
+    c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
+    c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
+    c.chunks            = p.heads() / group * detail::ceil_div(group, c.chunk);
+    if (c.alignment != no_alignment && !p.options.q_positions) {
+        cut_aligned(p, c);
+        return c;
     }
+    if (c.alignment != no_alignment) c.tokens = 1; // positions are not known to be consecutive
+    c.tiles = detail::ceil_div(p.tokens(), c.tokens);
     return c;
 }
 
-/// Item `index` of a problem, the latest rows first: they have most keys. `tokens` is 0 where it is empty.
+/// Item `index` of a problem, the latest rows first: they have most keys.
 [[nodiscard]] inline item item_at(problem const& p, cut const& c, index_t index) noexcept {
     index_t const tile = c.tiles - 1 - index / c.chunks;
     index_t const part = index % c.chunks;
@@ -100,17 +104,18 @@ template <class Isa>
     index_t const inner = part % per * c.chunk;
     i.head              = i.kv_head * p.group() + inner;
     i.heads             = static_cast<int>(std::min<index_t>(c.chunk, p.group() - inner));
-    if (c.alignment == no_alignment || p.options.q_positions) {
-        i.first  = tile * c.tokens;
-        i.tokens = static_cast<int>(std::min<index_t>(c.tokens, p.tokens() - i.first));
-        return i;
+    index_t begin       = tile * c.tokens; // tokens of the call
+    index_t end         = begin + c.tokens;
+    if (c.per_block != 0) {
+        index_t const from  = std::max<index_t>(p.options.q_position, 0);
+        index_t const at    = c.first_tile + tile;
+        index_t const block = at / c.per_block * c.alignment;
+        index_t const first = block + at % c.per_block * c.tokens;
+        begin               = std::max<index_t>(first - from, 0);
+        end                 = std::min(first + c.tokens, block + c.alignment) - from;
     }
-    index_t const from  = p.options.q_position;
-    index_t const block = (c.first_block + tile / c.per_block) * c.alignment;
-    index_t const begin = std::max(block + tile % c.per_block * c.tokens, from);
-    index_t const end = std::min({block + (tile % c.per_block + 1) * c.tokens, block + c.alignment, from + p.tokens()});
-    i.first           = begin - from;
-    i.tokens          = static_cast<int>(std::max<index_t>(end - begin, 0));
+    i.first  = begin;
+    i.tokens = static_cast<int>(std::min(end, p.tokens()) - begin);
     return i;
 }
 
@@ -121,12 +126,37 @@ template <class Isa>
 
 /// Addresses of the rows of a key tile in one storage.
 inline void gather_rows(storage_ref const& s, index_t kv_head, key_tile const& tile, std::byte const** rows) noexcept {
-    if (tile.slots == nullptr && !s.pages && s.ring == 0) {
-        std::byte const* at = host::row_address(s, kv_head, tile.first);
-        for (int j = 0; j < tile.count; ++j, at += s.slot_stride) rows[j] = at;
+    if (tile.slots != nullptr || s.pages) {
+        for (int j = 0; j < tile.count; ++j) rows[j] = host::row_address(s, kv_head, tile.slot(j));
         return;
     }
-    for (int j = 0; j < tile.count; ++j) rows[j] = host::row_address(s, kv_head, tile.slot(j));
+    std::byte const* const base = host::row_address(s, kv_head, 0);
+    index_t at                  = s.ring != 0 ? tile.first % s.ring : tile.first;
+    for (int j = 0; j < tile.count; ++j) {
+        rows[j] = base + at * s.slot_stride;
+        if (++at == s.ring) at = 0;
+    }
+}
+
+/// The mask of one (query head, query token) over a tile, times its head's slope: [tile.count].
+template <class Isa>
+void load_mask(problem const& p, index_t head, index_t token, key_tile const& tile, float* out) noexcept {
+    additive_mask const& mask = p.options.mask;
+    auto const* const slopes  = host_pointer<float const>(mask.slopes);
+    if (tile.slots != nullptr || slopes != nullptr) {
+        for (int j = 0; j < tile.count; ++j) out[j] = host::mask_at(p, head, token, tile.slot(j));
+        return;
+    }
+    index_t const at = (mask.heads == 1 ? 0 : head * mask.head_stride) + token * mask.token_stride + tile.first;
+    auto const copy  = [&](auto const* row) {
+        int j = 0;
+        for (; j + lanes<Isa> <= tile.count; j += lanes<Isa>) load_as<Isa>(row + j).store_unaligned(out + j);
+        for (; j < tile.count; ++j) out[j] = static_cast<float>(row[j]);
+    };
+    if (mask.type == element_type::f32)
+        copy(host_pointer<float const>(mask.data) + at);
+    else
+        copy(host_pointer<float16 const>(mask.data) + at);
 }
 
 /// Every bit that some row of the item sees.

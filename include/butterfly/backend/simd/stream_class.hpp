@@ -116,13 +116,7 @@ public:
         tile_cursor cursor;
         key_tile tile;
         while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
-            if (tile.bits == nullptr || i_.tokens == 1) {
-                std::uint64_t const seen = tile.bits == nullptr ? detail::bit_range(0, tile.count) : tile.bits[0];
-                visit(pool, tile, seen, 0, i_.rows(), part);
-                continue;
-            }
-            for (int t = 0; t < i_.tokens; ++t)
-                visit(pool, tile, tile.bits[t], t * i_.heads, i_.heads, part); // a token's own keys
+            visit(pool, tile, part);
         }
     }
 
@@ -160,6 +154,25 @@ private:
     [[nodiscard]] index_t token(int row) const noexcept { return i_.first + row / i_.heads; }
     [[nodiscard]] index_t head(int row) const noexcept { return i_.head + row % i_.heads; }
 
+    /// A tile for all rows at once where all see the same keys, otherwise for those that do: the rows of a token, or
+    /// one row where a mask differs from head to head. Only keys that are seen are ever read.
+    void visit(pool_ref const& pool, key_tile const& tile, stream_part const& part) noexcept {
+        std::uint64_t const felt  = detail::bit_range(0, tile.count) & ~weightless_keys(pool, tile);
+        additive_mask const& mask = p_.options.mask;
+        if (tile.bits == nullptr && !mask.data) return visit(pool, tile, felt, 0, i_.rows(), part);
+        int const alike = mask.data && (mask.heads != 1 || mask.slopes) ? 1 : i_.heads;
+        for (int r = 0; r < i_.rows(); r += alike) {
+            std::uint64_t seen = tile.bits == nullptr ? felt : felt & tile.bits[r / i_.heads];
+            if (mask.data) {
+                float values[tile_slots];
+                load_mask<Isa>(p_, head(r), token(r), tile, values);
+                for (int j = 0; j < tile.count; ++j)
+                    if (values[j] == minus_infinity) seen &= ~(std::uint64_t{1} << j);
+            }
+            visit(pool, tile, seen, r, alike, part);
+        }
+    }
+
     /// Keys `seen` of a tile for the rows [first_row, first_row + rows).
     void visit(pool_ref const& pool,
                key_tile const& tile,
@@ -167,7 +180,6 @@ private:
                int first_row,
                int rows,
                stream_part const& part) noexcept {
-        seen &= ~weightless_keys(pool, tile);
         if (seen == 0) return;
         int keys[tile_slots];
         int count = 0;
@@ -191,8 +203,7 @@ private:
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
         rows_ahead const next{keys_next, skip != 0 ? tile.count : 0, pool.keys.slot_stride};
-        accumulate(pool.values, values, {values, keys, drop_hidden(tile, first_row, rows, keys, count), dv_, next},
-                   first_row, rows, part);
+        accumulate(pool.values, values, {values, keys, count, dv_, next}, first_row, rows, part);
     }
 
     void score(storage_ref const& s, key_rows k, int first_row, int query_rows, float* scores) noexcept {
@@ -250,8 +261,7 @@ private:
                 float& score = at_.scores[r * tile_slots + j];
                 score        = host::soft_capped(score, cap);
                 if (biased) score += host::key_bias(pool, tile, j);
-                float const row = biased ? host::row_bias(p_, pool, head(r), token(r), tile.slot(j)) : 0.0F;
-                score           = row == minus_infinity ? minus_infinity : score + row;
+                if (biased) score += host::row_bias(p_, pool, head(r), token(r), tile.slot(j));
             }
     }
 
@@ -279,19 +289,6 @@ private:
             part.sum[r] += horizontal_sum(added);
             part.max[r] = largest;
         }
-    }
-
-    /// Leaves out keys a mask hides from every row: what they hold must not reach the sum.
-    int drop_hidden(key_tile const& tile, int first_row, int rows, int* keys, int count) const noexcept {
-        if (!p_.options.mask.data) return count;
-        int kept = 0;
-        for (int k = 0; k < count; ++k) {
-            bool seen = false;
-            for (int r = first_row; r < first_row + rows && !seen; ++r)
-                seen = host::mask_at(p_, head(r), token(r), tile.slot(keys[k])) != minus_infinity;
-            if (seen) keys[kept++] = keys[k];
-        }
-        return kept;
     }
 
     problem const& p_;

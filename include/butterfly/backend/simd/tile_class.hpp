@@ -31,6 +31,7 @@ struct tile_scratch {
     float* end;      // [strips * strip]
     float* slope;    // [strips * strip]: ALiBi
     float* position; // [strips * strip]: relative to the item's first
+    float* mask;     // [strips * strip][tile_slots]: the additive mask of a tile
 
     static constexpr int rows = static_cast<int>(detail::round_up(item_rows<Isa>, strip_rows<Isa>));
 
@@ -41,7 +42,7 @@ struct tile_scratch {
                host::scratch_bytes<float>(tile_slots * padded(dv)) +
                host::scratch_bytes<float>(tile_slots * strip_rows<Isa>) +
                host::scratch_bytes<float>(rows * padded(dv)) + 6 * host::scratch_bytes<float>(rows) +
-               host::scratch_bytes<float>(strip_rows<Isa>);
+               host::scratch_bytes<float>(rows * tile_slots) + host::scratch_bytes<float>(strip_rows<Isa>);
     }
 
     tile_scratch(index_t dk, index_t dv, std::byte* memory) noexcept {
@@ -58,6 +59,7 @@ struct tile_scratch {
         slope    = c.take<float>(rows);
         position = c.take<float>(rows);
         factor   = c.take<float>(strip_rows<Isa>);
+        mask     = c.take<float>(rows * tile_slots);
     }
 };
 
@@ -119,7 +121,7 @@ private:
     void visit(pool_ref const& pool, key_tile const& tile) noexcept {
         std::uint64_t const weightless = weightless_keys(pool, tile);
         std::uint64_t const seen       = visible_keys(tile, i_.tokens) & ~weightless;
-        if (seen == 0 || masked_out(pool, tile)) return;
+        if (seen == 0 || (p_.options.mask.data && masked_out(tile))) return;
         int const first = std::countr_zero(seen);
         int const end   = tile_slots - std::countl_zero(seen);
 
@@ -148,13 +150,19 @@ private:
         }
     }
 
-    /// A mask that hides the tile from every row.
-    [[nodiscard]] bool masked_out(pool_ref const&, key_tile const& tile) const noexcept {
-        if (!p_.options.mask.data) return false;
-        for (int r = 0; r < i_.rows(); ++r)
-            for (int j = 0; j < tile.count; ++j)
-                if (host::mask_at(p_, head(r), token(r), tile.slot(j)) != minus_infinity) return false;
-        return true;
+    /// Reads the mask of the tile; true where it hides the tile from every row.
+    [[nodiscard]] bool masked_out(key_tile const& tile) noexcept {
+        bool any = false;
+        for (int r = 0; r < i_.rows(); ++r) {
+            float* const row = at_.mask + r * tile_slots;
+            if (p_.options.mask.heads == 1 && !p_.options.mask.slopes && r % i_.heads != 0) {
+                std::copy_n(row - tile_slots, tile.count, row); // the heads of a token share it
+                continue;
+            }
+            load_mask<Isa>(p_, head(r), token(r), tile, row);
+            for (int j = 0; j < tile.count && !any; ++j) any = row[j] != minus_infinity;
+        }
+        return !any;
     }
 
     // Soft cap, per-key bias, ALiBi, mask: the logit order of host/logits.hpp.
@@ -181,12 +189,13 @@ private:
             }
         }
         if (!p_.options.mask.data) return;
-        for (int r = 0; r < rows_in(s); ++r)
+        for (int r = 0; r < rows_in(s); ++r) {
+            float const* const mask = at_.mask + (s * strip + r) * tile_slots;
             for (int j = first; j < end; ++j) {
-                float& score     = at_.scores[j * strip + r];
-                float const mask = host::mask_at(p_, head(s * strip + r), token(s * strip + r), tile.slot(j));
-                score            = mask == minus_infinity ? minus_infinity : score + mask;
+                float& score = at_.scores[j * strip + r];
+                score        = mask[j] == minus_infinity ? minus_infinity : score + mask[j];
             }
+        }
     }
 
     /// Per row the run of keys it sees; false where some row's keys are no run.
@@ -273,8 +282,7 @@ private:
             std::uint64_t const bits = tile.bits != nullptr ? tile.bits[row / i_.heads] : ~std::uint64_t{0};
             for (int j = first; j < end; ++j) {
                 if (((bits & ~weightless) >> j & 1U) == 0U) continue;
-                if (p_.options.mask.data && host::mask_at(p_, head(row), token(row), tile.slot(j)) == minus_infinity)
-                    continue;
+                if (p_.options.mask.data && at_.mask[row * tile_slots + j] == minus_infinity) continue;
                 vector const weight(at_.scores[j * strip + r]);
                 float* const out = at_.out + row * stride_;
                 for (index_t d = 0; d < stride_; d += lanes<Isa>)

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT
+#include <butterfly/backend/scalar.hpp>
+#include <butterfly/backend/simd.hpp>
+#include <butterfly/sdpa/dense_sdpa.hpp>
+#include <butterfly/testing/compare.hpp>
+#include <butterfly/testing/problem.hpp>
+
+#include "support/catch.hpp"
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace bf = butterfly;
+
+namespace {
+
+constexpr float inf = std::numeric_limits<float>::infinity();
+
+bf::problem dense_problem(bf::pool_ref const& pool, bf::index_t heads, bf::index_t tokens, bf::index_t position) {
+    bf::problem p;
+    p.q.shape            = {heads, tokens, 64};
+    p.out.shape          = p.q.shape;
+    p.kv_heads           = 1;
+    p.options.scale      = 1.0F;
+    p.options.q_position = position;
+    p.pools              = &pool;
+    p.pool_count         = 1;
+    return p;
+}
+
+bf::pool_ref dense_pool(bf::visible::interval const& sees, bf::index_t slots) {
+    bf::pool_ref pool;
+    pool.keys.shape   = {1, slots, 64};
+    pool.values.shape = pool.keys.shape;
+    pool.visibility   = bf::erase(sees);
+    pool.slots        = slots;
+    return pool;
+}
+
+} // namespace
+
+// A value that is not finite, behind a mask that hides it from some rows only: 0 * inf must not reach those.
+TEMPLATE_TEST_CASE("a mask of its own for each row keeps a value from the rows it hides it from",
+                   "[backend]",
+                   bf::backend::scalar,
+                   bf::backend::simd<>) {
+    auto const tokens     = GENERATE(1, 2, 5, 40); // both kernel classes
+    auto const mask_heads = GENERATE(1, 4);
+    auto const causal     = GENERATE(false, true);
+    CAPTURE(tokens, mask_heads, causal);
+    bf::index_t const keys = 70, heads = 4, bad = 2;
+    auto data = bf::testing::make_problem<float, float, float>(
+        {.heads = heads, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 24, .seed = 5});
+    auto const v = data.v.view();
+    for (bf::index_t h = 0; h < 2; ++h) v.row(h, bad)[3] = inf;
+
+    std::vector<float> mask(static_cast<std::size_t>(mask_heads * tokens * keys), 0.0F);
+    auto const hidden = [&](bf::index_t head, bf::index_t token) { return (head % mask_heads + token) % 2 == 0; };
+    for (bf::index_t h = 0; h < mask_heads; ++h)
+        for (bf::index_t t = 0; t < tokens; ++t)
+            if (hidden(h, t)) mask[static_cast<std::size_t>((h * tokens + t) * keys + bad)] = -inf;
+
+    bf::dense_sdpa(
+        TestType{}, data.q.view(), data.k.view(), data.v.view(), data.out.view(),
+        {.causal     = causal,
+         .q_position = keys - tokens,
+         .mask       = {.data = mask.data(), .heads = mask_heads, .head_stride = tokens * keys, .token_stride = keys}});
+    for (bf::index_t h = 0; h < heads; ++h)
+        for (bf::index_t t = 0; t < tokens; ++t) {
+            CAPTURE(h, t);
+            REQUIRE(std::isfinite(data.out.view().row(h, t)[3]) == hidden(h, t));
+        }
+}
+
+TEST_CASE("workspace_bytes asks for shapes alone and does not move with the position", "[backend]") {
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    bf::pool_ref const pool          = dense_pool(sees, 100000);
+    bf::backend::simd<> const cpu{.executor = bf::share{.thread = 0, .threads = 8, .barrier = [] {
+                                                            static bf::meeting all;
+                                                            return bf::barrier_ref(all);
+                                                        }()}};
+    auto const bytes = [&](bf::problem const& p) { return workspace_bytes(cpu, std::span<bf::problem const>(&p, 1)); };
+
+    bf::problem early = dense_problem(pool, 2, 1, 0);
+    bf::problem late  = dense_problem(pool, 2, 1, 99999);
+    REQUIRE(bytes(early) == bytes(late));
+
+    late.options.q_positions = bf::memory_ref(reinterpret_cast<std::int32_t*>(std::uintptr_t{16})); // never read
+    REQUIRE(bytes(late) == bytes(early));
+    REQUIRE(explain(cpu, late).find("stream") != std::string::npos);
+}
+
+TEST_CASE("one token of many heads on one kv head is of the stream class", "[backend]") {
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    bf::pool_ref const pool          = dense_pool(sees, 5000);
+    for (bf::index_t const heads : {16, 17, 71}) {
+        bf::problem const p = dense_problem(pool, heads, 1, 4999);
+        CAPTURE(heads);
+        REQUIRE(bf::backend::vec::cut_problem<bf::isa::current>(p).stream);
+    }
+    REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 17, 2, 4998)).stream);
+}
+
+TEST_CASE("aligned cuts hold every token once and no empty item", "[backend]") {
+    struct aligned : bf::visible::interval {
+        bf::index_t alignment = 1;
+        [[nodiscard]] bf::index_t row_alignment() const noexcept { return alignment; }
+    };
+    for (bf::index_t const alignment : {1, 3, 48, 128, 300})
+        for (bf::index_t const position : {0, 1, 127, 128, 4000})
+            for (bf::index_t const tokens : {1, 2, 15, 129, 400}) {
+                CAPTURE(alignment, position, tokens);
+                aligned sees;
+                sees.alignment                = alignment;
+                bf::pool_ref pool             = dense_pool(sees, 5000);
+                pool.visibility.row_alignment = alignment;
+                bf::problem const p           = dense_problem(pool, 3, tokens, position);
+                auto const cut                = bf::backend::vec::cut_problem<bf::isa::current>(p);
+                std::vector<int> seen(static_cast<std::size_t>(3 * tokens));
+                REQUIRE(cut.items() <= bf::backend::vec::most_items(p, cut));
+                for (bf::index_t index = 0; index < cut.items(); ++index) {
+                    auto const item = bf::backend::vec::item_at(p, cut, index);
+                    REQUIRE(item.tokens > 0);
+                    REQUIRE((position + item.first) / alignment ==
+                            (position + item.first + item.tokens - 1) / alignment);
+                    for (int r = 0; r < item.rows(); ++r)
+                        ++seen[static_cast<std::size_t>((item.head + r % item.heads) * tokens + item.first +
+                                                        r / item.heads)];
+                }
+                for (int const count : seen) REQUIRE(count == 1);
+            }
+}
