@@ -286,6 +286,24 @@ TEMPLATE_LIST_TEST_CASE("earlier positions are served as far as the tail reaches
             if (t >= 250) REQUIRE(same);
         }
     REQUIRE_THROWS_AS(at(first - 1, 1), bf::capacity_error);
+    REQUIRE_THROWS_AS(at(0, 1), bf::capacity_error); // position 0, not the latest token
+}
+
+TEMPLATE_LIST_TEST_CASE("position 0 is given, no position means the latest tokens", "[attend]", cache_backends) {
+    TestType const policy;
+    sequence s(40);
+    bf::compressed_kv_cache<> cache(config(100));
+    bf::append(policy, cache, s.k.view().slice(0, 40), s.v.view().slice(0, 40));
+    testing::tensor<float> first({4, 1, 12}), latest({4, 1, 12}), at_39({4, 1, 12});
+    auto const row = s.q.view().slice(39, 1);
+    bf::attend(policy, row, cache, routed(), first.view(), {.scale = scale, .q_position = 0});
+    bf::attend(policy, row, cache, routed(), latest.view(), {.scale = scale});
+    bf::attend(policy, row, cache, routed(), at_39.view(), {.scale = scale, .q_position = 39});
+    for (bf::index_t h = 0; h < 4; ++h)
+        for (bf::index_t d = 0; d < 12; ++d) {
+            REQUIRE(first.at(h, 0, d) == s.v.at(h / 2, 0, d)); // sees token 0 alone
+            REQUIRE(latest.at(h, 0, d) == at_39.at(h, 0, d));
+        }
 }
 
 TEMPLATE_LIST_TEST_CASE("what cannot be attended is refused by name", "[attend]", cache_backends) {

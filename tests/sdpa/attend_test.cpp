@@ -144,7 +144,7 @@ TEST_CASE("what does not fit is a shape_error that names both sides", "[sdpa]") 
          "attend: scale and soft_cap must be finite, soft_cap not negative"},
         {"negative cap", with([](call& c) { c.o.soft_cap = -1.0F; }),
          "attend: scale and soft_cap must be finite, soft_cap not negative"},
-        {"position", with([](call& c) { c.o.q_position = -1; }), "attend: q_position -1 out of range"},
+        {"position", with([](call& c) { c.o.q_position = -2; }), "attend: q_position -2 out of range"},
         {"far position", with([](call& c) { c.o.q_position = bf::no_alignment; }),
          "attend: q_position 9223372036854775807 out of range"},
         {"mask heads", with([](call& c) { c.o.mask.data = memory.data(), c.o.mask.heads = 3; }),
@@ -157,6 +157,17 @@ TEST_CASE("what does not fit is a shape_error that names both sides", "[sdpa]") 
         CAPTURE(bad.what);
         REQUIRE(bad.c.message() == bad.wanted);
     }
+}
+
+TEST_CASE("queries whose position is not given stand at 0", "[sdpa]") {
+    auto const keys     = bf::pool(of({2, 5, 8}), of({2, 5, 8}), bf::visible::causal_prefix());
+    auto const position = [&](bf::attend_options const& o) {
+        auto const bound = bf::make_problem(scalar, of({4, 3, 8}), of({4, 3, 8}), o, keys);
+        return bound.problem().options.q_position;
+    };
+    REQUIRE(position({}) == 0);
+    REQUIRE(position({.q_position = 0}) == 0);
+    REQUIRE(position({.q_position = 2}) == 2);
 }
 
 TEST_CASE("a call of no tokens does nothing", "[sdpa]") {

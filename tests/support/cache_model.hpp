@@ -303,8 +303,7 @@ private:
             }
         try {
             row_.with_rule(cache_.max_blocks(), [&](auto const& rule) {
-                butterfly::attend(policy_, q.view(), cache_, rule, out.view(),
-                                  {.scale = 0.5F, .q_position = first == 0 ? position_zero : first});
+                butterfly::attend(policy_, q.view(), cache_, rule, out.view(), {.scale = 0.5F, .q_position = first});
             });
         } catch (capacity_error const&) {
             expect(first < model_.floor, "a query at " + std::to_string(first) + " should be served");

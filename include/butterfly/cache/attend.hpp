@@ -16,10 +16,6 @@
 
 namespace butterfly {
 
-/// attend_options::q_position of queries that start at position 0 of a cache: 0 itself is what the option is when it is
-/// not given, and means the latest tokens.
-inline constexpr index_t position_zero = -1;
-
 /// Options of one append.
 struct append_options {
     memory_ref token_weights{};       // float [step], >= 0, for poolings that take weights; null: one each
@@ -50,8 +46,7 @@ inline index_t query_position(cache_counters const& at, index_t tokens, attend_o
     if (options.q_positions) fail<shape_error>("attend: a cache takes q_position, not q_positions");
     if (!options.causal) fail<shape_error>("attend: a cache is causal");
     if (options.alibi_slopes) fail<shape_error>("attend: a cache takes no alibi_slopes: a summary has no position");
-    index_t const given = options.q_position;
-    index_t const first = given == 0 ? at.tokens() - tokens : given == position_zero ? 0 : given;
+    index_t const first = options.q_position == -1 ? at.tokens() - tokens : options.q_position;
     if (first < 0 || tokens > at.tokens() - first)
         fail<shape_error>("attend: q has tokens " + std::to_string(tokens) + " from position " + std::to_string(first) +
                           ", the cache has tokens " + std::to_string(at.tokens()));
@@ -180,10 +175,9 @@ cache_problem make_problem(Policy const&,
                            O const&,
                            attend_options const& = {}) = delete;
 
-/// Attention of queries over what the cache shows them; see the top of this file. q holds the latest tokens: its row 0
-/// stands at position tokens() - q.tokens(), or at options.q_position where that is given (position_zero for 0). Throws
-/// shape_error, capacity_error where the tail no longer has the keys of an earlier position, or backend_error where the
-/// policy declines.
+/// Attention of queries over what the cache shows them; see the top of this file. q holds the latest tokens, its row 0
+/// standing at position tokens() - q.tokens(), unless options.q_position is given. Throws shape_error, capacity_error
+/// where the tail no longer has the keys of an earlier position, or backend_error where the policy declines.
 template <class Policy, tensor_view Q, cache_mix Mix, pooling Pooling, topology::rule Row, tensor_view O>
 void attend(Policy const& policy,
             Q const& q, // [heads, tokens, head_dim]

@@ -162,6 +162,7 @@ template <std::size_t N>
         if (q.shape.head_dim > 0)
             p.options.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.shape.head_dim)));
     }
+    if (options.q_position == -1) p.options.q_position = 0; // not given
     bound_problem<N> bound(p, pools);
     check_problem(bound.problem(), who);
     return bound;

@@ -29,7 +29,7 @@ struct attend_options {
     float scale        = 0.0F; // 0: 1 / sqrt(head_dim); required where key and value head_dim differ
     bool causal        = true; // a query at position p sees keys at positions <= p
     float soft_cap     = 0.0F; // 0: none; else s = cap * tanh(s / cap)
-    index_t q_position = 0;    // position of query row 0; the others follow
+    index_t q_position = -1; // position of query row 0; the others follow. -1, not given: 0, or a cache's latest tokens
     memory_ref q_positions{};  // int32 [tokens], instead of q_position; null: none
     memory_ref lse{};          // float [heads, tokens], written: natural log of the sum of exp(logit); null: not wanted
     memory_ref sink_logits{};  // float [heads], one more key of value zero in the softmax; `lse` excludes it

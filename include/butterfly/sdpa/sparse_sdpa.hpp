@@ -23,15 +23,14 @@ void sparse_sdpa(Policy const& policy,
                  attend_options const& options = {}) {
     if (checked_size(graph.shape) > 0 && (graph.neigh_idx == nullptr || graph.edge_type == nullptr))
         detail::fail<shape_error>("sparse_sdpa: graph is null with shape " + to_string(graph.shape));
-    tensor_ref const rows = q.describe();
-    if (!options.q_positions && options.q_position + rows.shape.tokens > graph.nodes())
-        detail::fail<shape_error>("sparse_sdpa: q ends at position " +
-                                  std::to_string(options.q_position + rows.shape.tokens) + ", graph has nodes " +
-                                  std::to_string(graph.nodes()));
     pool<K, V, visible::graph_rows> const all(k, v, visible::graph_rows{graph});
-    auto const bound = detail::assemble(rows, out.describe(), options,
-                                        std::array<pool_ref, 1>{detail::bind_pool(policy, all)}, "sparse_sdpa");
-    problem const p  = bound.problem();
+    auto const bound  = detail::assemble(q.describe(), out.describe(), options,
+                                         std::array<pool_ref, 1>{detail::bind_pool(policy, all)}, "sparse_sdpa");
+    problem const p   = bound.problem();
+    index_t const end = p.options.q_position + p.tokens();
+    if (!p.options.q_positions && end > graph.nodes())
+        detail::fail<shape_error>("sparse_sdpa: q ends at position " + std::to_string(end) + ", graph has nodes " +
+                                  std::to_string(graph.nodes()));
     attend(policy, std::span<problem const>(&p, 1));
 }
 
