@@ -151,6 +151,8 @@ TEST_CASE("what does not fit is a shape_error that names both sides", "[sdpa]") 
          "attend: mask has heads 3, q has 4"},
         {"mask type", with([](call& c) { c.o.mask.data = memory.data(), c.o.mask.type = bf::element_type::bf16; }),
          "attend: a mask is f32 or f16, not bf16"},
+        {"mask strides", with([](call& c) { c.o.mask.data = memory.data(), c.o.mask.token_stride = big; }),
+         "attend: mask: strides overflow"},
         {"rows", with([](call& c) { c.row_heads = 3; }), "attend: topology has heads 3, q has 4 and k has 2"},
     };
     for (bad_input const& bad : table) {

@@ -33,6 +33,38 @@ TEST_CASE("dense attention by hand", "[sdpa]") {
     REQUIRE(std::abs(lse[0] - std::log(4.0F)) < 1e-6F);
 }
 
+TEST_CASE("a mask without strides is contiguous", "[sdpa]") {
+    // Each row of the mask hides all keys but one, whose value is then the output.
+    constexpr bf::index_t heads = 2, tokens = 3, keys = 4;
+    constexpr float hidden = -std::numeric_limits<float>::infinity();
+    std::vector<float> const q(heads * tokens, 1.0F), k(keys, 1.0F), v{10.0F, 11.0F, 12.0F, 13.0F};
+    std::vector<float> mask(heads * tokens * keys, hidden), out(heads * tokens);
+    auto const left = [](bf::index_t row) { return (row * 3 + 1) % keys; };
+    for (bf::index_t row = 0; row < heads * tokens; ++row) mask[static_cast<std::size_t>(row * keys + left(row))] = 0;
+
+    auto const answers = [&](bf::additive_mask const& given, auto const& row_of) {
+        bf::attend_options o;
+        o.causal = false;
+        o.mask   = given;
+        bf::dense_sdpa(bf::backend::scalar{}, bf::heads_view<float const>(q.data(), {heads, tokens, 1}),
+                       bf::heads_view<float const>(k.data(), {1, keys, 1}),
+                       bf::heads_view<float const>(v.data(), {1, keys, 1}),
+                       bf::heads_view<float>(out.data(), {heads, tokens, 1}), o);
+        for (bf::index_t h = 0; h < heads; ++h)
+            for (bf::index_t t = 0; t < tokens; ++t) {
+                CAPTURE(h, t);
+                REQUIRE(out[static_cast<std::size_t>(h * tokens + t)] ==
+                        v[static_cast<std::size_t>(left(row_of(h, t)))]);
+            }
+    };
+    answers({.data = mask.data()}, [](bf::index_t, bf::index_t t) { return t; });
+    answers({.data = mask.data(), .heads = heads}, [](bf::index_t h, bf::index_t t) { return h * tokens + t; });
+    answers({.data = mask.data(), .per_token = false}, [](bf::index_t, bf::index_t) { return 0; });
+    answers({.data = mask.data(), .heads = heads, .per_token = false}, [](bf::index_t h, bf::index_t) { return h; });
+    answers({.data = mask.data(), .heads = heads, .head_stride = keys, .token_stride = 2 * keys},
+            [](bf::index_t h, bf::index_t t) { return h + 2 * t; });
+}
+
 TEST_CASE("dense attention is masked attention in double", "[sdpa]") {
     for (bool const causal : {true, false}) {
         auto p =

@@ -91,6 +91,16 @@ inline void check_mask(problem const& p, std::string const& who) {
         fail<shape_error>(who + ": mask has heads " + std::to_string(mask.heads) + ", q has " +
                           std::to_string(p.heads()));
     if (mask.type == element_type::bf16) fail<shape_error>(who + ": a mask is f32 or f16, not bf16");
+    check_reach(mask.heads, mask.head_stride, p.tokens(), mask.token_stride, who + ": mask");
+}
+
+/// The mask with strides that are not zero by omission: a token_stride of 0 is one row for all tokens.
+[[nodiscard]] inline additive_mask with_strides(additive_mask mask, index_t tokens, index_t keys) noexcept {
+    index_t const row = mask.token_stride != 0 ? mask.token_stride : keys;
+    index_t const all = try_multiply(mask.per_token ? tokens : 1, row);
+    if (mask.head_stride == 0) mask.head_stride = all >= 0 ? all : no_alignment; // check_reach refuses it
+    mask.token_stride = mask.per_token ? row : 0;
+    return mask;
 }
 
 /// Throws shape_error where the parts of a problem disagree, naming both sides.
@@ -163,6 +173,7 @@ template <std::size_t N>
             p.options.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.shape.head_dim)));
     }
     if (options.q_position == -1) p.options.q_position = 0; // not given
+    if (options.mask.data) p.options.mask = with_strides(options.mask, q.shape.tokens, pools[0].slots);
     bound_problem<N> bound(p, pools);
     check_problem(bound.problem(), who);
     return bound;

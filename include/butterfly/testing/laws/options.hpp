@@ -96,9 +96,9 @@ template <class Policy>
                 o.mask.slopes = arrays.mask_slopes.data();
             });
             with("mask of one row for all tokens", [&](attend_options& o) {
-                o.mask              = arrays.all_heads(tokens, keys);
-                o.mask.token_stride = 0;
-                o.causal            = false;
+                o.mask           = arrays.all_heads(tokens, keys);
+                o.mask.per_token = false;
+                o.causal         = false;
             });
         }
     return r;

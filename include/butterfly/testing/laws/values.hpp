@@ -78,7 +78,8 @@ template <class Policy>
                 mask[static_cast<std::size_t>(j)] = j % 3 == 0 || (j > 60 && j < 140) ? -inf : 0.5F;
             auto const masked = [](index_t j) { return j % 3 == 0 || (j > 60 && j < 140); };
             check("weightless", o, {}, masked, mask.data());
-            o.mask.data = mask.data(); // one row for all tokens
+            o.mask.data      = mask.data();
+            o.mask.per_token = false;
             check("masked", o, {}, masked);
             o.soft_cap = 3.0F;
             check("masked under a cap", o, {}, masked);
