@@ -54,6 +54,9 @@ void add_options(CLI::App& app, options& o) {
     app.add_option("--tokens", o.tokens, "only the first N tokens of the file; how many to make up (2048)")
         ->check(CLI::Range(1, 1 << 20));
     app.add_option("--seed", o.synthetic.seed, "of the made-up input")->capture_default_str();
+    app.add_option("--sink", o.synthetic.sink, "of the made-up input: nats by which the first tokens stand out")
+        ->check(CLI::Range(0.0, 64.0))
+        ->capture_default_str();
     app.add_option("--queries", o.queries, "positions to judge: all, half (the second), or FIRST:END:STEP")
         ->capture_default_str();
     app.add_option("--systems", o.systems, "a list of dense, window, block_sparse, compressed, oracle")
@@ -138,7 +141,8 @@ bench::qkv read_input(options const& o) {
         bench::synthetic_options made = o.synthetic;
         if (o.tokens > 0) made.tokens = o.tokens;
         auto parts = bench::make_synthetic_qkv(made);
-        return {std::move(parts.q), std::move(parts.k), std::move(parts.v), fmt::format("made up, seed {}", made.seed)};
+        return {std::move(parts.q), std::move(parts.k), std::move(parts.v),
+                fmt::format("made up, seed {}, sink {} nats", made.seed, made.sink)};
     }
     bench::qkv in = bench::load_qkv(o.qkv, o.shared.layer);
     if (o.tokens > in.q.shape().tokens)

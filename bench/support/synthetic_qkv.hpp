@@ -25,7 +25,7 @@ struct synthetic_options {
     butterfly::index_t tokens   = 2048;
     butterfly::index_t head_dim = 64;
     std::uint64_t seed          = 1;
-    double sink                 = 3.0; // logit of the first tokens above the others
+    double sink                 = 8.0; // logit of the first tokens above the others: a quarter of the mass at 4096
     double local                = 4.0; // logit of the token itself above a far one
     double distant              = 3.0; // logit of a token of the same topic
     double noise                = 0.7; // standard deviation of the rest
