@@ -4,6 +4,7 @@
 #include "ladder_routing.hpp"
 
 #include <algorithm>
+#include <map>
 
 namespace bench {
 namespace {
@@ -135,17 +136,17 @@ void print_ladder(std::FILE* to, ladder_settings const& s, std::vector<ladder_re
     text_table table({"context", "system", "prefill s", "x", fmt::format("decode {} ms", s.decode), "x", "both s", "x",
                       "peak MB", "x", "KV MB", "x", "tokens/s", "MB/token"},
                      2);
-    double worst = 0, apart = 0;
-    bool any = false, sampled = false;
+    std::map<std::string, double> errors; // the largest by system, of sampled ones
+    double apart = 0;
+    bool any     = false;
     for (ladder_result const& result : results) {
         if (!result.skipped.empty()) continue;
         if (any) table.gap();
         any = true;
         for (ladder_row const& r : result.rows) {
             table.add(cells(s, result, r));
-            sampled |= r.times.sampled;
             apart = std::max(apart, r.times.spread);
-            if (r.times.sampled && r.system == "dense") worst = std::max(worst, r.times.fit_error);
+            if (r.times.sampled) errors[r.system] = std::max(errors[r.system], r.times.prefill_error);
         }
     }
     if (!any) return;
@@ -154,8 +155,11 @@ void print_ladder(std::FILE* to, ladder_settings const& s, std::vector<ladder_re
                "\nx is dense / system: above 1 is better. MB is 10^6 bytes. KV: needed to go on after the prefill.\n"
                "peak: resident memory of a process that holds this system alone. MB/token: keys and values that one\n"
                "decoded token reads. tokens/s: decoding, attention of all layers.\n");
-    if (sampled)
-        fmt::print(to, "~ from sampled chunks of one layer; fit error of dense at most {:.1f} %.\n", 100 * worst);
+    std::string stated;
+    for (auto const& [system, error] : errors)
+        stated += fmt::format("{}{} {:.1f} %", stated.empty() ? "" : ", ", system, 100 * error);
+    if (!stated.empty())
+        fmt::print(to, "~ summed from sampled chunks, one layer each; standard error at most: {}.\n", stated);
     if (apart > 0.25)
         fmt::print(to, "Rounds of one measurement differ by up to {:.0f} % of their median: the machine was busy.\n",
                    100 * apart);

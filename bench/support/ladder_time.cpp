@@ -98,9 +98,8 @@ private:
         bool const full    = r.name == "dense" && s_.dense_full;
         index_t const some = context_ <= short_context ? short_dense_samples : dense_samples;
         index_t const want = full ? all : r.name == "dense" ? some : light_samples;
-        index_t const n    = std::min(want, all);
-        for (index_t i = 0; i < n; ++i) {
-            index_t const position = (n == all ? i : (2 * i + 1) * all / (2 * n)) * s_.step;
+        for (index_t const i : sampled_chunks(all, want)) {
+            index_t const position = i * s_.step;
             r.chunks.push_back({position, std::min(s_.step, context_ - position)});
         }
     }
@@ -233,8 +232,10 @@ private:
         }
         line_fit const fit = fit_line(x, y);
         t.sampled          = static_cast<index_t>(r.chunks.size()) < butterfly::detail::ceil_div(context_, s_.step);
-        t.fit_error        = fit.error;
-        if (t.sampled) sum = static_cast<double>(context_) * fit(static_cast<double>(context_) / 2); // of a line
+        if (t.sampled) {
+            sum             = fit.sum(static_cast<double>(context_));
+            t.prefill_error = fit.sum_error(static_cast<double>(context_));
+        }
         t.prefill_seconds   = sum * static_cast<double>(s_.model.layers);
         t.samples["chunks"] = raw;
         t.samples["fit"]    = {{"seconds_per_token_at_zero", fit.at_zero}, {"slope", fit.slope}};
@@ -256,7 +257,7 @@ private:
 json ladder_times::to_json() const {
     return {{"prefill_seconds", prefill_seconds},
             {"prefill_sampled", sampled},
-            {"fit_error", fit_error},
+            {"prefill_standard_error", prefill_error},
             {"decode_seconds_per_token", decode_seconds},
             {"spread", spread},
             {"prefill_kernel", prefill_kernel},

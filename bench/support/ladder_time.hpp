@@ -6,8 +6,8 @@
 //   prefill   compressed: every chunk of every layer, in the order of a model. The others: chunks at the middles of
 //             equal parts of the context, each in one layer (dense always in the first; window and block_sparse in
 //             turns, because rows differ by layer); seconds per token are fitted by a line over the position, summed
-//             over all tokens and multiplied by the layers. Causal dense attention costs a + b * position, and a line
-//             through middles sums any smooth cost well; the fit error says how well the line fits.
+//             over all tokens and multiplied by the layers (ladder_fit.hpp). Causal dense attention costs
+//             a + b * position, for which that is exact but for noise; the standard error of the sum is stated.
 //   decode    every token goes through the keys and values of every layer: compressed over 128 consecutive tokens, one
 //             period of its exact window, the others over `decode`. One token before them is not timed.
 //
@@ -25,7 +25,7 @@ namespace bench {
 struct ladder_times {
     double prefill_seconds = 0;
     bool sampled           = false;
-    double fit_error       = 0; // root mean square of the residuals over the mean; 0 where nothing is fitted
+    double prefill_error   = 0; // standard error of prefill_seconds over it, from the fit; 0 where nothing is sampled
     double decode_seconds  = 0; // per token
     double spread          = 0; // of the rounds: largest less smallest over the median, the worst of both phases
     std::string prefill_kernel, decode_kernel;
