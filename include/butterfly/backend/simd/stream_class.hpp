@@ -60,7 +60,7 @@ struct stream_scratch {
     }
 
     stream_scratch(index_t dk, index_t dv, std::byte* memory) noexcept
-        : total(padded(dv), nullptr), part(padded(dv), nullptr) {
+        : total(padded(dv), memory), part(padded(dv), memory) {
         host::carver c(memory);
         queries = c.take<float>(stream_rows * padded(dk));
         scores  = c.take<float>(stream_rows * tile_slots);
