@@ -13,6 +13,8 @@
 #include <butterfly/core/index.hpp>
 
 #include <atomic>
+#include <memory>
+#include <string>
 #include <type_traits>
 #if defined(_OPENMP)
 #include <omp.h>
@@ -70,14 +72,8 @@ struct share {
     barrier_ref barrier{};
 };
 
-#if defined(_OPENMP)
-/// An OpenMP team of `threads` (0: OpenMP's own default). Items are dealt as threads become free.
-struct openmp {
-    int threads = 0;
-};
-#endif
-
-/// Type-erased executor; see the top of this file.
+/// Type-erased executor; see the top of this file. Its text is the same with and without OpenMP, so objects compiled
+/// either way can be linked: an OpenMP team comes as a function pointer, from a translation unit that has OpenMP.
 class executor {
 public:
     executor() noexcept = default;
@@ -89,15 +85,9 @@ public:
         if (s.threads > 1 && s.barrier.wait == nullptr)
             detail::fail<shape_error>("share: " + std::to_string(s.threads) + " threads need a barrier");
     }
-#if defined(_OPENMP)
-    executor(openmp team) noexcept
-        : kind_(kind::openmp), threads_(team.threads > 0 ? team.threads : omp_get_max_threads()) {}
-#endif
 
     /// Participants of a call.
-    [[nodiscard]] int threads() const noexcept {
-        return threads_;
-    }
+    [[nodiscard]] int threads() const noexcept { return threads_; }
 
     /// "serial", "openmp x8" or "share 2/8".
     [[nodiscard]] std::string name() const {
@@ -116,20 +106,17 @@ public:
             wait();
             return;
         }
-#if defined(_OPENMP)
         if (kind_ == kind::openmp && threads_ > 1 && items > 1) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads_)
-            for (index_t item = 0; item < items; ++item) f(item, omp_get_thread_num());
+            team_(threads_, items, std::addressof(f), [](void const* body, index_t item, int thread) noexcept {
+                (*static_cast<F const*>(body))(item, thread);
+            });
             return;
         }
-#endif
         for (index_t item = 0; item < items; ++item) f(item, 0);
     }
 
     /// True on the one participant that does what must be done once.
-    [[nodiscard]] bool first() const noexcept {
-        return thread_ == 0;
-    }
+    [[nodiscard]] bool first() const noexcept { return thread_ == 0; }
 
     /// True where a pointer can be handed to all participants.
     [[nodiscard]] bool can_publish() const noexcept {
@@ -152,7 +139,15 @@ public:
     }
 
 private:
+    friend struct openmp;
+
     enum class kind { serial, openmp, share };
+
+    /// Calls body(context, item, thread) for every item, on `threads` threads.
+    using body_function = void (*)(void const* context, index_t item, int thread) noexcept;
+    using team_function = void (*)(int threads, index_t items, void const* context, body_function body) noexcept;
+
+    executor(team_function team, int threads) noexcept : kind_(kind::openmp), threads_(threads), team_(team) {}
 
     template <class F>
     void deal(index_t items, F const& f) const noexcept {
@@ -167,6 +162,22 @@ private:
     int thread_  = 0;
     int threads_ = 1;
     barrier_ref barrier_{};
+    team_function team_ = nullptr; // of kind openmp
 };
+
+#if defined(_OPENMP)
+/// An OpenMP team of `threads` (0: OpenMP's own default). Items are dealt as threads become free.
+struct openmp {
+    int threads = 0;
+
+    operator executor() const noexcept { return {&run, threads > 0 ? threads : omp_get_max_threads()}; }
+
+private:
+    static void run(int team, index_t items, void const* context, executor::body_function body) noexcept {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(team)
+        for (index_t item = 0; item < items; ++item) body(context, item, omp_get_thread_num());
+    }
+};
+#endif
 
 } // namespace butterfly

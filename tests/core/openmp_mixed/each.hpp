@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <butterfly/core/executor.hpp>
+
+#include <atomic>
+#include <chrono>
+
+/// Items 0 and 1 wait for each other, for five seconds at most: only two threads see both started.
+struct wait_for_both {
+    std::atomic<int>* started;
+    std::atomic<int>* alone;
+
+    void operator()(butterfly::index_t, int) const noexcept {
+        ++*started;
+        auto const end = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+        while (*started < 2)
+            if (std::chrono::steady_clock::now() > end) {
+                ++*alone;
+                return;
+            }
+    }
+};
+
+/// How many of two items ran alone.
+inline int alone(butterfly::executor const& e) {
+    std::atomic<int> started{0}, result{0};
+    e.each(2, wait_for_both{&started, &result});
+    return result;
+}
+
+int alone_without_openmp();

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+// Compiled without OpenMP.
+#include "each.hpp"
+
+int alone_without_openmp() {
+    return alone(butterfly::serial{});
+}
