@@ -344,3 +344,13 @@ TEST_CASE("files that cannot be read or written say why, and leave nothing behin
     REQUIRE(bf::load_npz("npz_test_kept.npz") == g);
     std::remove("npz_test_kept.npz");
 }
+
+TEST_CASE("the most members there can be are read and written without comparing each with each", "[graph]") {
+    std::vector<npz::member> members;
+    for (int i = 0; i < 65534; ++i)
+        members.push_back(npz::make_member<std::uint8_t>(std::string(190, 'x') + std::to_string(i), {0}, {}));
+    bytes const file = npz::encode(members);
+    REQUIRE(npz::decode(file).size() == members.size());
+    members[65533].name = members[7].name;
+    REQUIRE_THROWS_AS(npz::encode(members), bf::shape_error);
+}

@@ -10,6 +10,7 @@
 // memory is bounded by the size of the file, and any defect is a format_error with nothing half-loaded. Archives of 4
 // GiB and more (zip64), compressed or encrypted members and other element types are refused by name.
 
+#include <butterfly/core/file.hpp>
 #include <butterfly/core/index.hpp>
 
 #include <array>
@@ -19,6 +20,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -149,12 +151,12 @@ struct layout {
 [[nodiscard]] inline layout plan(std::span<member const> members) {
     layout out;
     std::vector<std::byte>& directory = out.directory;
-    std::uint64_t offset              = 0;
+    std::set<std::string_view> names;
+    std::uint64_t offset = 0;
     for (std::size_t i = 0; i < members.size(); ++i) {
         member const& m = members[i];
-        bool taken      = m.name.empty() || m.name.size() > 200;
-        for (std::size_t j = 0; j < i; ++j) taken = taken || members[j].name == m.name;
-        if (taken) detail::fail<shape_error>("npz: name '" + m.name + "' is empty, too long or used twice");
+        if (m.name.empty() || m.name.size() > 200 || !names.insert(m.name).second)
+            detail::fail<shape_error>("npz: name '" + m.name + "' is empty, too long or used twice");
         if (m.shape.size() > 32 || size_of(m.type, m.shape) != static_cast<index_t>(m.data.size()))
             detail::fail<shape_error>("npz: " + m.name + " has " + std::to_string(m.data.size()) +
                                       " bytes, its shape needs " + std::to_string(size_of(m.type, m.shape)));
@@ -365,6 +367,7 @@ private:
     if (directory + std::size_t{in.u32(end + 12)} != end) bad("the directory does not end at the end record");
 
     std::vector<array> out;
+    std::set<std::string> names;
     std::size_t entry = directory, free = 0; // members stand in order and never overlap
     for (std::size_t i = 0; i < count; ++i) {
         if (in.u32(entry) != format::entry_signature) bad("entry " + std::to_string(i) + " is no directory entry");
@@ -386,8 +389,7 @@ private:
 
         if (!name.ends_with(".npy")) continue;
         name.resize(name.size() - 4);
-        for (array const& a : out)
-            if (a.name == name) bad(name + " is there twice");
+        if (!names.insert(name).second) bad(name + " is there twice");
         out.push_back(format::parse_npy(std::move(name), content));
     }
     if (entry != end) bad("the directory has another size than its entries");
@@ -407,13 +409,13 @@ private:
 inline void write(std::string const& path, std::span<member const> members) {
     format::layout const plan = format::plan(members);
     std::string const part    = path + ".part";
-    std::FILE* const file     = std::fopen(part.c_str(), "wb");
+    detail::file_handle file(std::fopen(part.c_str(), "wb"));
     if (file == nullptr) format::bad("cannot write " + part + ": " + std::strerror(errno));
     bool good = true;
     format::each_piece(plan, members, [&](std::span<std::byte const> piece) {
-        good = good && (piece.empty() || std::fwrite(piece.data(), 1, piece.size(), file) == piece.size());
+        good = good && (piece.empty() || std::fwrite(piece.data(), 1, piece.size(), file.get()) == piece.size());
     });
-    good            = std::fclose(file) == 0 && good;
+    good            = std::fclose(file.release()) == 0 && good;
     good            = good && std::rename(part.c_str(), path.c_str()) == 0;
     int const error = errno;
     if (good) return;
@@ -423,18 +425,16 @@ inline void write(std::string const& path, std::span<member const> members) {
 
 /// All arrays of a file. Throws format_error.
 [[nodiscard]] inline std::vector<array> read(std::string const& path) {
-    std::FILE* const file = std::fopen(path.c_str(), "rb");
+    detail::file_handle const file(std::fopen(path.c_str(), "rb"));
     if (file == nullptr) format::bad("cannot read " + path + ": " + std::strerror(errno));
     std::vector<std::byte> bytes;
     std::size_t size = 0, got = 0;
     do {
         size += got;
         bytes.resize(size < 4096 ? 65536 : 2 * size);
-        got = std::fread(bytes.data() + size, 1, bytes.size() - size, file);
+        got = std::fread(bytes.data() + size, 1, bytes.size() - size, file.get());
     } while (got > 0);
-    bool const good = std::ferror(file) == 0;
-    std::fclose(file);
-    if (!good) format::bad("cannot read " + path);
+    if (std::ferror(file.get()) != 0) format::bad("cannot read " + path);
     return decode(std::span(bytes).first(size));
 }
 

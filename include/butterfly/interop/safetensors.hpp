@@ -10,6 +10,7 @@
 // anything else is a format_error, and nothing of it is returned.
 // Source: huggingface/safetensors, format description in its README.
 
+#include <butterfly/core/file.hpp>
 #include <butterfly/core/heads.hpp>
 
 #include <nlohmann/json.hpp>
@@ -261,10 +262,10 @@ template <class T>
 inline void save(std::string const& path, std::span<tensor const> tensors, metadata_map const& metadata = {}) {
     std::vector<std::byte> const bytes = encode(tensors, metadata);
     std::string const part             = path + ".part";
-    std::FILE* const file              = std::fopen(part.c_str(), "wb");
+    butterfly::detail::file_handle file(std::fopen(part.c_str(), "wb"));
     if (file == nullptr) detail::bad("cannot write " + part + ": " + std::strerror(errno));
-    bool good       = std::fwrite(bytes.data(), 1, bytes.size(), file) == bytes.size();
-    good            = std::fclose(file) == 0 && good;
+    bool good       = std::fwrite(bytes.data(), 1, bytes.size(), file.get()) == bytes.size();
+    good            = std::fclose(file.release()) == 0 && good;
     good            = good && std::rename(part.c_str(), path.c_str()) == 0;
     int const error = errno;
     if (good) return;
@@ -274,19 +275,17 @@ inline void save(std::string const& path, std::span<tensor const> tensors, metad
 
 /// The bytes of a file, for `parse`. Throws format_error with the system's words.
 [[nodiscard]] inline std::vector<std::byte> read_bytes(std::string const& path) {
-    std::FILE* const file = std::fopen(path.c_str(), "rb");
+    butterfly::detail::file_handle const file(std::fopen(path.c_str(), "rb"));
     if (file == nullptr) detail::bad("cannot read " + path + ": " + std::strerror(errno));
     std::vector<std::byte> bytes;
     std::size_t got = 0;
     do {
         std::size_t const size = bytes.size();
         bytes.resize(size + (std::size_t{1} << 20));
-        got = std::fread(bytes.data() + size, 1, bytes.size() - size, file);
+        got = std::fread(bytes.data() + size, 1, bytes.size() - size, file.get());
         bytes.resize(size + got);
     } while (got > 0);
-    bool const good = std::ferror(file) == 0;
-    std::fclose(file);
-    if (!good) detail::bad("cannot read " + path);
+    if (std::ferror(file.get()) != 0) detail::bad("cannot read " + path);
     return bytes;
 }
 
