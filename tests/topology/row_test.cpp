@@ -313,3 +313,11 @@ TEST_CASE("candidate fan-in at 4096 nodes: 130 instead of 4095", "[topology]") {
     REQUIRE(fan_in == 130);
     REQUIRE(4095 / fan_in == 31);
 }
+
+TEST_CASE("edges of the caller without offsets are refused, whatever the shape", "[topology]") {
+    topology::rewire const none;
+    REQUIRE_THROWS_AS(topology::make_row_source(none, {.heads = 1, .nodes = 4}), bf::shape_error);
+    // heads * nodes does not fit index_t.
+    REQUIRE_THROWS_AS(topology::make_row_source(none, {.heads = bf::index_t{1} << 40, .nodes = bf::index_t{1} << 30}),
+                      bf::shape_error);
+}

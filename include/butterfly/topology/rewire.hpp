@@ -17,6 +17,7 @@ struct rewire {
     edge_code type = edge_code::rewire;        // what the edges count as
 
     void check(topology_shape shape) const {
+        if (offsets.empty()) detail::fail<shape_error>("rewire: offsets are empty, their first is 0");
         auto const rows = static_cast<index_t>(offsets.size()) - 1;
         auto const size = static_cast<index_t>(neighbors.size());
         if (rows != shape.nodes && rows != detail::try_multiply(shape.heads, shape.nodes))
