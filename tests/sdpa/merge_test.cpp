@@ -106,6 +106,15 @@ TEST_CASE("parts with logits far apart do not overflow", "[sdpa]") {
     REQUIRE(m.lse == a.lse);
 }
 
+TEST_CASE("a part whose weight underflows is felt where it is not finite", "[sdpa]") {
+    part far = over(problem, 0, 10), near = over(problem, 10, 60);
+    for (float& l : far.lse) l = near.lse[0] - 1000.0F;
+    far.out.at(1, 2, 3) = std::numeric_limits<float>::quiet_NaN();
+    part const both     = merged(far, near);
+    REQUIRE(std::isnan(both.out.at(1, 2, 3)));
+    REQUIRE(both.out.at(1, 2, 4) == near.out.at(1, 2, 4));
+}
+
 TEST_CASE("a NaN part makes its rows NaN and no other", "[sdpa]") {
     part a = over(problem, 0, 10), b = over(problem, 10, 60);
     part const clean = merged(a, b);

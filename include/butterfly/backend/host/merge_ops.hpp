@@ -24,7 +24,8 @@ inline constexpr index_t merge_run = 64;
     return t;
 }
 
-/// One row of a merge. A part of weight zero is not read.
+/// One row of a merge. A part that saw no key is not read; one whose weight only underflows
+/// to zero is, so that its NaN is felt.
 inline void merge_row(merge_problem const& m, index_t head, index_t token) noexcept {
     index_t const row        = head * m.out.shape.tokens + token;
     softmax_state const a    = state_of(host_pointer<float const>(m.a_lse)[row]);
