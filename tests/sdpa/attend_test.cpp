@@ -3,6 +3,7 @@
 #include <butterfly/sdpa/dense_sdpa.hpp>
 #include <butterfly/sdpa/sparse_sdpa.hpp>
 #include <butterfly/testing/laws/law.hpp>
+#include <butterfly/topology/window.hpp>
 
 #include "support/catch.hpp"
 
@@ -248,4 +249,90 @@ TEST_CASE("supports, explain and workspace_bytes need no data", "[sdpa]") {
     REQUIRE_FALSE(explain(scalar, p).empty());
     REQUIRE(workspace_bytes(scalar, std::span<bf::problem const>(&p, 1)) > 0);
     REQUIRE(p.options.scale == static_cast<float>(1.0 / std::sqrt(8.0)));
+}
+
+TEST_CASE("a visibility that cannot be walked is a shape_error", "[sdpa]") {
+    bf::topology::self const self;
+    auto const rows    = bf::topology::make_row_source(self, {.heads = 1, .nodes = 4});
+    auto const message = [&](auto const& sees, bf::memory_ref positions = {}) -> std::string {
+        try {
+            bf::attend(scalar, of({4, 3, 8}), of({4, 3, 8}), {},
+                       bf::pool(of({2, 5, 8}), of({2, 5, 8}), sees, {}, positions));
+        } catch (bf::shape_error const& e) {
+            return e.what();
+        }
+        return "accepted";
+    };
+    namespace visible = bf::visible;
+    REQUIRE(message(visible::exact_window(2, 0)) == "attend: visibility has align 0, must be at least 1");
+    REQUIRE(message(visible::exact_window(-2)) == "attend: visibility has window -2, must be at least 0");
+    REQUIRE(message(visible::interval{.window = 2, .align = 1, .before = -1}) ==
+            "attend: visibility has before -1, must be at least 0");
+    REQUIRE(message(visible::routed_blocks{rows, 0}) == "attend: visibility has block_size 0, must be at least 1");
+    REQUIRE(message(visible::routed_summaries{rows, 0}) == "attend: visibility has block_size 0, must be at least 1");
+    REQUIRE(message(visible::routed_summaries{rows, 4, -1}) == "attend: visibility has window -1, must be at least 0");
+    REQUIRE(message(visible::routed_summaries{rows, 4, 1, -1}) ==
+            "attend: visibility has first_slot -1, must be at least 0");
+
+    // Positions of keys mean nothing to those that go by slots.
+    std::int32_t const positions[] = {4, 3, 2, 1, 0};
+    std::string const refused      = "attend: visibility goes by slots and takes no key_positions";
+    bf::graph const g({.heads = 1, .nodes = 5, .degree = 1});
+    REQUIRE(message(visible::causal_prefix(), positions) == "accepted");
+    REQUIRE(message(visible::exact_window(2, 2), positions) == "accepted");
+    REQUIRE(message(visible::routed_blocks{rows, 4}, positions) == refused);
+    REQUIRE(message(visible::routed_summaries{rows, 4}, positions) == refused);
+    REQUIRE(message(visible::graph_rows{g.view()}, positions) == refused);
+}
+
+TEST_CASE("strides that overflow in bytes are a shape_error", "[sdpa]") {
+    constexpr bf::index_t big  = bf::index_t{1} << 62;
+    std::int32_t const pages[] = {0, 0};
+    auto const message         = [&](auto const& k) -> std::string {
+        try {
+            bf::attend(scalar, of({4, 3, 8}), of({4, 3, 8}), {}, bf::pool(k, k, bf::visible::causal_prefix()));
+        } catch (bf::shape_error const& e) {
+            return e.what();
+        }
+        return "accepted";
+    };
+    auto const strided = [](bf::heads_strides s) { return view::unchecked(memory.data(), {2, 5, 8}, s); };
+    REQUIRE(message(strided({big, 8})) == "view: head stride 4611686018427387904 x 4 overflows");
+    REQUIRE(message(strided({40, -big})) == "view: token stride -4611686018427387904 x 4 overflows");
+    REQUIRE(message(strided({40, -big - big})) == "view: token stride -9223372036854775808 x 4 overflows");
+    REQUIRE(message(strided({big / 16, 8})) == "attend: k: strides overflow");
+
+    using paged         = bf::paged_view<float const>;
+    auto const in_pages = [&](paged::page_strides s) {
+        return paged{.data = memory.data(), .pages = pages, .page_size = 4, .shape = {2, 5, 8}, .strides = s};
+    };
+    REQUIRE(message(in_pages({64, 32, 8})) == "accepted");
+    REQUIRE(message(in_pages({big, 32, 8})) == "paged_view: page stride 4611686018427387904 x 4 overflows");
+    REQUIRE(message(in_pages({big / 64, 32, 8})) == "attend: k: page strides overflow");
+    REQUIRE(message(in_pages({64, big, 8})) == "paged_view: head stride 4611686018427387904 x 4 overflows");
+    REQUIRE(message(in_pages({64, 32, big / 16})) == "attend: k: strides overflow");
+    // A slot stride is taken within a page alone.
+    paged one     = in_pages({8, 8, big / 16});
+    one.page_size = 1;
+    REQUIRE_NOTHROW(
+        bf::make_problem(scalar, of({4, 3, 8}), of({4, 3, 8}), {}, bf::pool(one, one, bf::visible::causal_prefix())));
+
+    bf::packed_view const packed(std::as_bytes(std::span(memory)).data(), bf::quant::raw<float>{}, {2, 5, 8});
+    auto wide         = packed;
+    wide.token_stride = big;
+    REQUIRE(message(packed) == "accepted");
+    REQUIRE(message(wide) == "packed_view: row bytes 4611686018427387904 x 5 overflows");
+}
+
+TEST_CASE("the workspace of the first problem serves all of a launch", "[sdpa]") {
+    bf::barrier_ref const bare{.context = nullptr, .wait = [](void*, int) noexcept {}};
+    bf::backend::scalar const shared{.executor = bf::share{.thread = 0, .threads = 2, .barrier = bare}};
+    auto const all   = bf::pool(of({2, 5, 8}), of({2, 5, 8}), bf::visible::causal_prefix());
+    auto const bound = bf::make_problem(shared, of({4, 3, 8}), of({4, 3, 8}), {}, all);
+    std::vector<bf::problem> problems(3, bound.problem());
+    std::vector<std::byte> scratch(4096);
+    problems[0].options.workspace = scratch;
+    REQUIRE_NOTHROW(bf::attend(shared, std::span<bf::problem const>(problems)));
+    std::swap(problems[0], problems[1]);
+    REQUIRE_THROWS_AS(bf::attend(shared, std::span<bf::problem const>(problems)), bf::backend_error);
 }

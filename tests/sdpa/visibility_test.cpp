@@ -144,6 +144,11 @@ TEST_CASE("routed blocks show what their definition says", "[sdpa]") {
         bf::visible::routed_blocks const sees{draws.below(2) == 0 ? bf::topology::make_row_source(few, shape)
                                                                   : bf::topology::make_row_source(all, shape),
                                               size};
+        std::vector<std::int32_t> queries; // of one block, from before the first to past the last
+        auto const block = static_cast<std::int32_t>(size * draws.between(-2, shape.nodes + 1));
+        for (index_t t = 0; t < tokens; ++t)
+            queries.push_back(block + static_cast<std::int32_t>(draws.between(-3, size)));
+        if (draws.below(3) == 0) o.q_positions = queries.data();
         CAPTURE(i, tokens, keys, size, shape.nodes, o.causal, o.q_position);
         walked const w(tokens, keys, o, sees);
         check_walk(w.bound.problem(), draws);
@@ -166,6 +171,11 @@ TEST_CASE("routed summaries show what their definition says", "[sdpa]") {
                                                  .block_size = size,
                                                  .window     = draws.between(1, 90),
                                                  .first_slot = draws.between(0, 3)};
+        std::vector<std::int32_t> queries; // of one block, from before the first to past the last
+        auto const block = static_cast<std::int32_t>(size * draws.between(-2, shape.nodes + 1));
+        for (index_t t = 0; t < tokens; ++t)
+            queries.push_back(block + static_cast<std::int32_t>(draws.between(-3, size)));
+        if (draws.below(3) == 0) o.q_positions = queries.data();
         CAPTURE(i, tokens, slots, size, shape.nodes, sees.window, sees.first_slot, o.q_position);
         walked const w(tokens, slots, o, sees);
         check_walk(w.bound.problem(), draws);

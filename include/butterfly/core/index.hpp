@@ -42,6 +42,21 @@ namespace detail {
     return a * b;
 }
 
+/// |a|; the largest number where it does not fit.
+[[nodiscard]] constexpr index_t magnitude(index_t a) noexcept {
+    constexpr index_t most = std::numeric_limits<index_t>::max();
+    return a >= 0 ? a : a < -most ? most : -a;
+}
+
+/// stride * count for a stride of either sign and count >= 0; throws shape_error naming `what` where it overflows.
+[[nodiscard]] inline index_t scaled_stride(index_t stride, index_t count, char const* what) {
+    index_t const size = try_multiply(magnitude(stride), count);
+    if (size < 0)
+        fail<shape_error>(std::string(what) + " " + std::to_string(stride) + " x " + std::to_string(count) +
+                          " overflows");
+    return stride < 0 ? -size : size;
+}
+
 /// a * b; throws shape_error naming `what` where a factor is negative or the product overflows.
 [[nodiscard]] inline index_t checked_multiply(index_t a, index_t b, char const* what) {
     index_t const product = try_multiply(a, b);

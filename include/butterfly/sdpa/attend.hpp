@@ -19,9 +19,12 @@
 #include <butterfly/sdpa/pool.hpp>
 #include <butterfly/sdpa/problem.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -56,42 +59,85 @@ private:
 
 namespace detail {
 
-/// Throws shape_error unless the farthest byte of a [heads, rows, .] storage fits index_t.
-inline void check_reach(index_t heads, index_t head_stride, index_t rows, index_t row_stride, std::string const& who) {
-    index_t const a = heads > 0 ? try_multiply(heads - 1, head_stride < 0 ? -head_stride : head_stride) : 0;
-    index_t const b = rows > 0 ? try_multiply(rows - 1, row_stride < 0 ? -row_stride : row_stride) : 0;
-    if (a < 0 || b < 0 || a > no_alignment / 16 - b) fail<shape_error>(who + ": strides overflow");
-}
+/// What a message is about: "attend: pool 1 k". Text is made where something is wrong, not before.
+struct subject {
+    char const* who;       // the call
+    char const* part = ""; // of the call, or of the pool
+    int pool         = -1; // number of the pool, where there are several
 
-inline void check_tensor(tensor_ref const& t, std::string const& who) {
-    if (checked_size(t.shape) > 0 && !t.memory) fail<shape_error>(who + " is null with shape " + to_text(t.shape));
-    check_reach(t.shape.heads, t.strides.head, t.shape.tokens, t.strides.token, who);
-}
+    subject(char const* call, char const* of = "", int number = -1) noexcept : who(call), part(of), pool(number) {}
 
-inline void check_same(index_t a, index_t b, std::string const& what, std::string const& other) {
-    if (a != b) fail<shape_error>(what + " " + std::to_string(a) + ", " + other + " " + std::to_string(b));
-}
-
-inline void check_storage(storage_ref const& s, std::string const& who) {
-    if (s.shape.heads < 1 || s.shape.tokens < 0 || s.shape.head_dim < 1)
-        fail<shape_error>(who + " has shape " + to_text(s.shape));
-    if (s.shape.tokens > 0 && !s.data) fail<shape_error>(who + " is null with shape " + to_text(s.shape));
-    if (s.ring == 0) {
-        static_cast<void>(checked_size(s.shape));
-        check_reach(s.shape.heads, s.head_stride, s.shape.tokens, s.slot_stride, who);
+    [[nodiscard]] std::string text() const {
+        std::string const numbered = pool < 0 ? "" : "pool " + std::to_string(pool) + " ";
+        return numbered.empty() && *part == '\0' ? who : std::string(who) + ": " + numbered + part;
     }
+};
+
+/// Throws shape_error unless the farthest byte of a [heads, rows, .] storage fits index_t.
+inline void check_reach(index_t heads, index_t head_stride, index_t rows, index_t row_stride, subject const& at) {
+    index_t const a = heads > 0 ? try_multiply(heads - 1, magnitude(head_stride)) : 0;
+    index_t const b = rows > 0 ? try_multiply(rows - 1, magnitude(row_stride)) : 0;
+    if (a < 0 || b < 0 || a > no_alignment / 16 || b > no_alignment / 16 - a)
+        fail<shape_error>(at.text() + ": strides overflow");
 }
 
-inline void check_mask(problem const& p, std::string const& who) {
+inline void check_tensor(tensor_ref const& t, subject const& at) {
+    if (checked_size(t.shape) > 0 && !t.memory)
+        fail<shape_error>(at.text() + " is null with shape " + to_text(t.shape));
+    check_reach(t.shape.heads, t.strides.head, t.shape.tokens, t.strides.token, at);
+}
+
+inline void check_same(index_t a, index_t b, subject const& at, char const* other) {
+    if (a != b) fail<shape_error>(at.text() + " " + std::to_string(a) + ", " + other + " " + std::to_string(b));
+}
+
+/// Throws shape_error where a number is smaller than it can be.
+inline void check_least(index_t value, index_t least, subject const& at) {
+    if (value < least)
+        fail<shape_error>(at.text() + " " + std::to_string(value) + ", must be at least " + std::to_string(least));
+}
+
+inline void check_storage(storage_ref const& s, subject const& at) {
+    if (s.shape.heads < 1 || s.shape.tokens < 0 || s.shape.head_dim < 1)
+        fail<shape_error>(at.text() + " has shape " + to_text(s.shape));
+    if (s.shape.tokens > 0 && !s.data) fail<shape_error>(at.text() + " is null with shape " + to_text(s.shape));
+    if (s.ring != 0) return;
+    static_cast<void>(checked_size(s.shape));
+    if (!s.pages) return check_reach(s.shape.heads, s.head_stride, s.shape.tokens, s.slot_stride, at);
+
+    // A page table may name any page: each int32 times the stride must fit, next to what lies within a page.
+    constexpr index_t last_page = std::numeric_limits<std::int32_t>::max();
+    index_t const far           = try_multiply(last_page, magnitude(s.page_stride));
+    if (far < 0 || far > no_alignment / 2) fail<shape_error>(at.text() + ": page strides overflow");
+    check_reach(s.shape.heads, s.head_stride, std::min(s.shape.tokens, index_t{1} << s.page_shift), s.slot_stride, at);
+}
+
+/// Throws shape_error where a visibility cannot be walked over a pool.
+inline void check_visibility(problem const& p, pool_ref const& pool, char const* who, int number) {
+    visibility_ref const& v         = pool.visibility;
+    visibility_description const& d = v.description;
+    if (v.row_heads != 1 && v.row_heads != p.kv_heads && v.row_heads != p.heads())
+        fail<shape_error>(subject(who, "topology has heads ", number).text() + std::to_string(v.row_heads) +
+                          ", q has " + std::to_string(p.heads()) + " and k has " + std::to_string(p.kv_heads));
+    check_least(d.window, 0, {who, "visibility has window", number});
+    check_least(d.align, 1, {who, "visibility has align", number});
+    check_least(d.before, 0, {who, "visibility has before", number});
+    check_least(d.block_size, 1, {who, "visibility has block_size", number});
+    check_least(d.first_slot, 0, {who, "visibility has first_slot", number});
+    check_least(v.row_alignment, 1, {who, "visibility has row_alignment", number});
+    if (pool.key_positions && !v.takes_positions)
+        fail<shape_error>(subject(who, "visibility goes by slots and takes no key_positions", number).text());
+}
+
+inline void check_mask(problem const& p, char const* who) {
     additive_mask const& mask = p.options.mask;
     if (!mask.data) return;
     if (p.pool_count != 1)
-        fail<shape_error>(who + ": a mask needs exactly one pool, the call has " + std::to_string(p.pool_count));
-    if (mask.heads != 1 && mask.heads != p.heads())
-        fail<shape_error>(who + ": mask has heads " + std::to_string(mask.heads) + ", q has " +
-                          std::to_string(p.heads()));
-    if (mask.type == element_type::bf16) fail<shape_error>(who + ": a mask is f32 or f16, not bf16");
-    check_reach(mask.heads, mask.head_stride, p.tokens(), mask.token_stride, who + ": mask");
+        fail<shape_error>(subject(who, "a mask needs exactly one pool, the call has ").text() +
+                          std::to_string(p.pool_count));
+    if (mask.heads != 1) check_same(mask.heads, p.heads(), {who, "mask has heads"}, "q has");
+    if (mask.type == element_type::bf16) fail<shape_error>(subject(who, "a mask is f32 or f16, not bf16").text());
+    check_reach(mask.heads, mask.head_stride, p.tokens(), mask.token_stride, {who, "mask"});
 }
 
 /// The mask with strides that are not zero by omission: a token_stride of 0 is one row for all tokens.
@@ -103,36 +149,34 @@ inline void check_mask(problem const& p, std::string const& who) {
     return mask;
 }
 
-/// Throws shape_error where the parts of a problem disagree, naming both sides.
-inline void check_problem(problem const& p, std::string const& who) {
-    check_tensor(p.q, who + ": q");
-    check_tensor(p.out, who + ": out");
-    if (p.q.shape.heads < 1 || p.q.shape.head_dim < 1) fail<shape_error>(who + ": q has shape " + to_text(p.q.shape));
-    if (p.pool_count < 1) fail<shape_error>(who + ": no pools");
-    check_same(p.out.shape.heads, p.heads(), who + ": out has heads", "q has");
-    check_same(p.out.shape.tokens, p.tokens(), who + ": out has tokens", "q has");
+/// Throws shape_error where the parts of a problem disagree, naming both sides. Allocates nothing where they agree.
+inline void check_problem(problem const& p, char const* who) {
+    check_tensor(p.q, {who, "q"});
+    check_tensor(p.out, {who, "out"});
+    if (p.q.shape.heads < 1 || p.q.shape.head_dim < 1)
+        fail<shape_error>(subject(who, "q has shape ").text() + to_text(p.q.shape));
+    if (p.pool_count < 1) fail<shape_error>(subject(who, "no pools").text());
+    check_same(p.out.shape.heads, p.heads(), {who, "out has heads"}, "q has");
+    check_same(p.out.shape.tokens, p.tokens(), {who, "out has tokens"}, "q has");
     for (int i = 0; i < p.pool_count; ++i) {
-        pool_ref const& pool   = p.pools[i];
-        std::string const name = who + ": " + (p.pool_count == 1 ? "" : "pool " + std::to_string(i) + " ");
-        check_storage(pool.keys, name + "k");
-        check_storage(pool.values, name + "v");
-        check_same(pool.keys.shape.head_dim, p.q.shape.head_dim, name + "k has head_dim", "q has");
-        check_same(pool.values.shape.heads, pool.keys.shape.heads, name + "v has heads", "k has");
-        check_same(pool.values.shape.tokens, pool.keys.shape.tokens, name + "v has tokens", "k has");
-        check_same(pool.values.shape.head_dim, p.out.shape.head_dim, name + "v has head_dim", "out has");
-        check_same(pool.keys.shape.heads, p.kv_heads, name + "k has heads", "the first pool has");
-        index_t const rows = pool.visibility.row_heads;
-        if (rows != 1 && rows != p.kv_heads && rows != p.heads())
-            fail<shape_error>(name + "topology has heads " + std::to_string(rows) + ", q has " +
-                              std::to_string(p.heads()) + " and k has " + std::to_string(p.kv_heads));
+        pool_ref const& pool = p.pools[i];
+        int const number     = p.pool_count == 1 ? -1 : i;
+        check_storage(pool.keys, {who, "k", number});
+        check_storage(pool.values, {who, "v", number});
+        check_same(pool.keys.shape.head_dim, p.q.shape.head_dim, {who, "k has head_dim", number}, "q has");
+        check_same(pool.values.shape.heads, pool.keys.shape.heads, {who, "v has heads", number}, "k has");
+        check_same(pool.values.shape.tokens, pool.keys.shape.tokens, {who, "v has tokens", number}, "k has");
+        check_same(pool.values.shape.head_dim, p.out.shape.head_dim, {who, "v has head_dim", number}, "out has");
+        check_same(pool.keys.shape.heads, p.kv_heads, {who, "k has heads", number}, "the first pool has");
+        check_visibility(p, pool, who, number);
     }
     if (p.heads() % p.kv_heads != 0)
-        fail<shape_error>(who + ": q has heads " + std::to_string(p.heads()) + ", not a multiple of k's " +
+        fail<shape_error>(subject(who, "q has heads ").text() + std::to_string(p.heads()) + ", not a multiple of k's " +
                           std::to_string(p.kv_heads));
     if (!(std::isfinite(p.options.scale) && std::isfinite(p.options.soft_cap)) || p.options.soft_cap < 0.0F)
-        fail<shape_error>(who + ": scale and soft_cap must be finite, soft_cap not negative");
+        fail<shape_error>(subject(who, "scale and soft_cap must be finite, soft_cap not negative").text());
     if (p.options.q_position < 0 || p.options.q_position > no_alignment / 2 - p.tokens())
-        fail<shape_error>(who + ": q_position " + std::to_string(p.options.q_position) + " out of range");
+        fail<shape_error>(subject(who, "q_position ").text() + std::to_string(p.options.q_position) + " out of range");
     check_mask(p, who);
 }
 
@@ -194,12 +238,14 @@ template <class Policy, tensor_view Q, tensor_view O, class... K, class... V, cl
                             std::array<pool_ref, sizeof...(pools)>{detail::bind_pool(policy, pools)...}, "attend");
 }
 
-/// Solves many problems, for example one per sequence, in one launch. Throws backend_error where the policy declines
-/// one, with its reason.
+/// Solves many problems, for example one per sequence, in one launch. The workspace of problem 0 serves all of them.
+/// Throws backend_error where the policy declines one, with its reason.
 template <class Policy>
 void attend(Policy const& policy, std::span<problem const> problems) {
-    for (problem const& p : problems)
+    for (problem p : problems) {
+        p.options.workspace = problems[0].options.workspace;
         if (support const s = supports(policy, p); !s) detail::fail<backend_error>(s.reason);
+    }
     run(policy, problems);
 }
 

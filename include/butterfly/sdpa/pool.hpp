@@ -15,6 +15,9 @@ namespace butterfly {
 ///
 ///   pool{k, v, visible::causal_prefix()}
 ///   pool{k_old, v_old, routed, log_weights}
+///
+/// `key_positions` are for visibilities that go by positions (`takes_positions`: interval, exact_window,
+/// causal_prefix). Routed visibilities and graphs go by slots, and refuse them.
 template <kv_storage K, kv_storage V, visibility Visibility>
 struct pool {
     K keys;   // [kv_heads, slots, head_dim]

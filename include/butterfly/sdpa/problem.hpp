@@ -117,6 +117,7 @@ struct visibility_ref {
     key_span (*extent)(void const* state, problem const&, index_t pool, row_tile const&) noexcept = nullptr;
     index_t row_alignment                                                                         = no_alignment;
     index_t row_heads                                                                             = 1;
+    bool takes_positions = false; // honours key_positions of its pool
     visibility_description description{};
 };
 

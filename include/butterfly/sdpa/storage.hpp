@@ -12,6 +12,7 @@
 #include <butterfly/quant/codec.hpp>
 #include <butterfly/sdpa/problem.hpp>
 
+#include <algorithm>
 #include <concepts>
 #include <type_traits>
 
@@ -33,14 +34,15 @@ inline constexpr codec_id id_of<quant::raw<bfloat16>> = codec_id::raw_bf16;
 
 } // namespace detail
 
-/// A view is a storage of raw elements.
+/// A view is a storage of raw elements. Throws shape_error where a stride overflows in bytes.
 template <class T>
-[[nodiscard]] storage_ref describe_storage(heads_view<T> const& view) noexcept {
-    using value = std::remove_const_t<T>;
+[[nodiscard]] storage_ref describe_storage(heads_view<T> const& view) {
+    using value         = std::remove_const_t<T>;
+    constexpr auto size = static_cast<index_t>(sizeof(value));
     return {.data        = view.memory(),
             .shape       = view.shape(),
-            .head_stride = view.strides().head * static_cast<index_t>(sizeof(value)),
-            .slot_stride = view.strides().token * static_cast<index_t>(sizeof(value)),
+            .head_stride = detail::scaled_stride(view.strides().head, size, "view: head stride"),
+            .slot_stride = detail::scaled_stride(view.strides().token, size, "view: token stride"),
             .codec       = detail::id_of<quant::raw<value>>};
 }
 
@@ -68,7 +70,7 @@ struct paged_view {
     page_strides strides{};
 };
 
-/// Throws shape_error where page_size is no power of two or the page table is null.
+/// Throws shape_error where page_size is no power of two, the page table is null, or a stride overflows in bytes.
 template <class T>
 [[nodiscard]] storage_ref describe_storage(paged_view<T> const& view) {
     int shift = 0;
@@ -79,11 +81,11 @@ template <class T>
     constexpr auto size = static_cast<index_t>(sizeof(T));
     return {.data        = memory_ref(view.data),
             .shape       = view.shape,
-            .head_stride = view.strides.head * size,
-            .slot_stride = view.strides.token * size,
+            .head_stride = detail::scaled_stride(view.strides.head, size, "paged_view: head stride"),
+            .slot_stride = detail::scaled_stride(view.strides.token, size, "paged_view: token stride"),
             .pages       = view.pages,
             .page_shift  = shift,
-            .page_stride = view.strides.page * size,
+            .page_stride = detail::scaled_stride(view.strides.page, size, "paged_view: page stride"),
             .codec       = detail::id_of<quant::raw<std::remove_const_t<T>>>};
 }
 
@@ -105,12 +107,15 @@ struct packed_view {
 template <quant::decoder Codec>
 packed_view(std::byte const*, Codec, heads_shape) -> packed_view<Codec>;
 
+/// Throws shape_error where a head has more bytes than can be counted.
 template <quant::decoder Codec>
-[[nodiscard]] storage_ref describe_storage(packed_view<Codec> const& view) noexcept {
+[[nodiscard]] storage_ref describe_storage(packed_view<Codec> const& view) {
     index_t const row = view.token_stride != 0 ? view.token_stride : view.codec.row_bytes(view.shape.head_dim);
     return {.data        = memory_ref(view.data),
             .shape       = view.shape,
-            .head_stride = view.head_stride != 0 ? view.head_stride : row * view.shape.tokens,
+            .head_stride = view.head_stride != 0 ? view.head_stride
+                                                 : detail::scaled_stride(row, std::max<index_t>(view.shape.tokens, 0),
+                                                                         "packed_view: row bytes"),
             .slot_stride = row,
             .codec       = detail::id_of<Codec>};
 }

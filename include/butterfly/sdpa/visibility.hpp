@@ -30,6 +30,9 @@ namespace butterfly {
 ///   row_alignment()                                 no row tile may straddle a multiple of it (in positions)
 ///   row_heads()                                     1, or the number of heads that have rows of their own
 ///   describe()                                      itself as plain data
+///
+/// One that honours `key_positions` says so with a static constexpr bool takes_positions = true; for others they are
+/// refused.
 template <class V>
 concept visibility =
     requires(V const& v, problem const& p, index_t pool, row_tile const& r, key_span s, tile_cursor& c, key_tile& t) {
@@ -45,17 +48,29 @@ concept visibility =
     noexcept->std::same_as<visibility_description>;
 };
 
+namespace detail {
+
+/// Whether a visibility says that it honours `key_positions`.
+template <class V>
+[[nodiscard]] constexpr bool takes_positions_of() noexcept {
+    if constexpr (requires { V::takes_positions; }) return V::takes_positions;
+    return false;
+}
+
+} // namespace detail
+
 /// Erases the type of a visibility, which must outlive the reference.
 template <visibility V>
 [[nodiscard]] visibility_ref erase(V const& v) noexcept {
     return {.state = &v,
             .next  = [](void const* s, problem const& p, index_t pool, row_tile const& r, key_span span, tile_cursor& c,
                        key_tile& t) noexcept { return static_cast<V const*>(s)->next(p, pool, r, span, c, t); },
-            .extent        = [](void const* s, problem const& p, index_t pool,
+            .extent          = [](void const* s, problem const& p, index_t pool,
                          row_tile const& r) noexcept { return static_cast<V const*>(s)->extent(p, pool, r); },
-            .row_alignment = v.row_alignment(),
-            .row_heads     = v.row_heads(),
-            .description   = v.describe()};
+            .row_alignment   = v.row_alignment(),
+            .row_heads       = v.row_heads(),
+            .takes_positions = detail::takes_positions_of<V>(),
+            .description     = v.describe()};
 }
 
 namespace detail {
@@ -64,6 +79,13 @@ namespace detail {
 [[nodiscard]] inline index_t position_of(problem const& p, index_t token) noexcept {
     auto const* const given = host_pointer<std::int32_t const>(p.options.q_positions);
     return given != nullptr ? given[token] : p.options.q_position + token;
+}
+
+/// The routing block of rows that share one; -1 where all of them stand before position 0, in no block.
+[[nodiscard]] inline index_t block_of(problem const& p, row_tile const& r, index_t block_size) noexcept {
+    for (int i = 0; i < r.tokens; ++i)
+        if (index_t const at = position_of(p, r.first + i); at >= 0) return at / block_size;
+    return -1;
 }
 
 /// Bits [first, end) of a word, clipped to [0, 64).
@@ -88,6 +110,8 @@ namespace visible {
 /// Keys in [lower(p), p] (causal) or [lower(p), end of the pool), or, with before = S > 0, keys in [0, min(S,
 /// lower(p))): the first S tokens once the interval has left them. Honours `key_positions`.
 struct interval {
+    static constexpr bool takes_positions = true;
+
     index_t window = 0; // 0: no lower bound
     index_t align  = 1;
     index_t before = 0;
@@ -192,7 +216,8 @@ private:
     return {.window = tokens, .align = align};
 }
 
-/// All tokens j <= p (causal) of the blocks that the row of block floor(p / block_size) names.
+/// All tokens j <= p (causal) of the blocks that the row of block floor(p / block_size) names; none where `rows` have
+/// no such block. Takes no `key_positions`.
 struct routed_blocks {
     topology::row_source rows;
     index_t block_size = 128;
@@ -201,10 +226,12 @@ struct routed_blocks {
         const noexcept {
         index_t const slots = p.pools[pool].slots;
         index_t const end   = std::min({span.end, slots, last_end(p, r, slots)});
+        index_t const block = detail::block_of(p, r, block_size);
+        if (block < 0 || block >= rows.shape.nodes) return false;
         while (true) {
             index_t const from = std::max(cursor.next, span.first);
             if (from >= end) return false;
-            index_t const node = next_node(p, r, cursor, from / block_size, detail::ceil_div(end, block_size));
+            index_t const node = next_node(block, r, cursor, from / block_size, detail::ceil_div(end, block_size));
             if (node < 0) return false;
 
             // Tiles of a block start at its first token, clipped to the span: blocks straddle spans.
@@ -222,8 +249,7 @@ struct routed_blocks {
 
             std::uint64_t any = 0;
             for (int i = 0; i < r.tokens; ++i) {
-                index_t const seen = p.options.causal ? detail::position_of(p, r.first + i) + 1 : slots;
-                cursor.bits[i]     = detail::bit_range(0, std::min(seen, stop) - tile.first);
+                cursor.bits[i] = detail::bit_range(0, std::min(end_of(p, r.first + i, slots), stop) - tile.first);
                 any |= cursor.bits[i];
             }
             tile.bits = cursor.bits;
@@ -242,24 +268,28 @@ struct routed_blocks {
     }
 
 private:
+    /// No key of this slot or a later one is seen by a token; a token before position 0 sees none.
+    index_t end_of(problem const& p, index_t token, index_t slots) const noexcept {
+        index_t const at = detail::position_of(p, token);
+        if (at < 0) return 0;
+        return p.options.causal ? std::min(at + 1, slots) : slots;
+    }
+
     index_t last_end(problem const& p, row_tile const& r, index_t slots) const noexcept {
-        if (!p.options.causal) return slots;
         index_t last = 0;
-        for (int i = 0; i < r.tokens; ++i) last = std::max(last, detail::position_of(p, r.first + i) + 1);
-        return std::min(last, slots);
+        for (int i = 0; i < r.tokens; ++i) last = std::max(last, end_of(p, r.first + i, slots));
+        return last;
     }
 
     index_t first_end(problem const& p, row_tile const& r, index_t slots) const noexcept {
-        if (!p.options.causal) return slots;
         index_t first = slots;
-        for (int i = 0; i < r.tokens; ++i) first = std::min(first, detail::position_of(p, r.first + i) + 1);
+        for (int i = 0; i < r.tokens; ++i) first = std::min(first, end_of(p, r.first + i, slots));
         return first;
     }
 
     /// Smallest node >= from of the rows' block; -1: none. Reads the row a list at a time.
-    index_t next_node(problem const& p, row_tile const& r, tile_cursor& c, index_t from, index_t limit) const noexcept {
-        index_t const block = detail::position_of(p, r.first) / block_size;
-        limit               = std::min(limit, rows.shape.nodes);
+    index_t next_node(index_t block, row_tile const& r, tile_cursor& c, index_t from, index_t limit) const noexcept {
+        limit = std::min(limit, rows.shape.nodes);
         while (true) {
             while (c.list_index < c.list_count && c.list[c.list_index] < from) ++c.list_index;
             if (c.list_index < c.list_count) return c.list[c.list_index];
@@ -272,7 +302,8 @@ private:
 };
 
 /// Slots are summaries of blocks. A query at position p sees the summaries n that the row of block floor(p /
-/// block_size) names, first_slot <= n < floor(lower(p) / block_size): blocks wholly before its exact window.
+/// block_size) names, first_slot <= n < floor(lower(p) / block_size): blocks wholly before its exact window; none where
+/// `rows` have no such block. Takes no `key_positions`.
 struct routed_summaries {
     topology::row_source rows;
     index_t block_size = 128;
@@ -289,7 +320,8 @@ struct routed_summaries {
         index_t const limit = std::min({span.end, p.pools[pool].slots, rows.shape.nodes, last_eligible(p, r)});
         index_t const from  = std::max({cursor.next, span.first, first_slot});
         if (cursor.list_done || from >= limit) return false;
-        index_t const block = detail::position_of(p, r.first) / block_size;
+        index_t const block = detail::block_of(p, r, block_size);
+        if (block < 0 || block >= rows.shape.nodes) return false;
 
         tile             = {};
         tile.count       = rows({.head = r.head, .node = block}, from, limit, cursor.slots, tile_slots);
@@ -334,7 +366,7 @@ private:
 
 /// The neighbours that the row of node p of an explicit graph lists, those > p left out where causal; none where the
 /// graph has no node p. Rows are read whole and in their own order: the cursor counts offsets in the row, and all of a
-/// row belongs to span 0. Edge types pick `edge_bias`.
+/// row belongs to span 0. Edge types pick `edge_bias`. Takes no `key_positions`.
 struct graph_rows {
     graph_view graph;
 

@@ -37,6 +37,7 @@ template <class Policy>
         law<Policy>{"causality is exact", &causality_is_exact<Policy>},
         law<Policy>{"neighbour order and pads are inert", &neighbour_order_and_pads_are_inert<Policy>},
         law<Policy>{"shared heads equal repeated heads", &shared_heads_equal_repeated_heads<Policy>},
+        law<Policy>{"queries outside the rows see nothing", &queries_outside_the_rows_see_nothing<Policy>},
         law<Policy>{"empty rows are zero", &empty_rows_are_zero<Policy>},
         law<Policy>{"outputs are convex", &outputs_are_convex<Policy>},
         law<Policy>{"chunking changes no bit", &chunking_changes_no_bit<Policy>},

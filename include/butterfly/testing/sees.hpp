@@ -19,9 +19,9 @@ namespace butterfly::testing {
     return given != nullptr ? given[token] : p.options.q_position + token;
 }
 
-/// Whether the row of `node` names `wanted`, asked for that node alone.
+/// Whether the row of `node` names `wanted`, asked for that node alone. Nodes that do not exist have no row.
 [[nodiscard]] inline bool row_names(topology::row_source const& rows, index_t head, index_t node, index_t wanted) {
-    if (wanted < 0 || wanted >= rows.shape.nodes) return false;
+    if (node < 0 || node >= rows.shape.nodes || wanted < 0 || wanted >= rows.shape.nodes) return false;
     std::int32_t found = 0;
     return rows({.head = head, .node = node}, wanted, wanted + 1, &found, 1) == 1;
 }
@@ -42,6 +42,7 @@ sees(problem const& p, pool_ref const& pool, index_t row_head, index_t position,
     }
     case visibility_kind::routed_blocks: {
         auto const& rows = *static_cast<topology::row_source const*>(d.rows);
+        if (position < 0) return {};
         if (p.options.causal && slot > position) return {};
         if (!row_names(rows, row_head, position / d.block_size, slot / d.block_size)) return {};
         return 0.0;

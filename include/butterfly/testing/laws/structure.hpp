@@ -6,6 +6,7 @@
 #include <butterfly/sdpa/dense_sdpa.hpp>
 #include <butterfly/sdpa/sparse_sdpa.hpp>
 #include <butterfly/testing/laws/law.hpp>
+#include <butterfly/topology/cycle.hpp>
 
 namespace butterfly::testing {
 
@@ -29,7 +30,8 @@ template <class Policy>
 
         detail::everything_rule const rule;
         for (index_t const block_size : {1, 16, 100}) {
-            sparse_sdpa(policy, p.q.view(), p.k.view(), p.v.view(), block_routing{rule, block_size}, p.out.view(), o);
+            block_routing const routing{rule, block_size, butterfly::detail::ceil_div(tokens, block_size)};
+            sparse_sdpa(policy, p.q.view(), p.k.view(), p.v.view(), routing, p.out.view(), o);
             r.require(compare(p.out.view(), dense, detail::arithmetic(s, dense)),
                       detail::say("blocks of", block_size, "tokens", tokens));
         }
@@ -226,6 +228,33 @@ template <class Policy>
                               detail::say("head", h, "token", t, "channel", d));
                 }
     }
+    return r;
+}
+
+/// Queries before position 0 or past the last block of the rows see no routed key: there is no row to ask for.
+template <class Policy>
+[[nodiscard]] report queries_outside_the_rows_see_nothing(Policy const& policy, sweep const& s) {
+    report r;
+    constexpr index_t nodes = 3, block_size = 16;
+    auto const rule = topology::prepare(topology::cycle{.seed = s.seed}, {.heads = 1, .nodes = nodes});
+    auto const rows = topology::make_row_source(rule, {.heads = 1, .nodes = nodes});
+    for (index_t const tokens : {1, 3, 150})
+        for (index_t const first : {index_t{-20}, index_t{-3}, block_size * nodes - 2, index_t{5000}}) {
+            auto p =
+                make_problem({.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 70, .head_dim = 20, .seed = s.seed});
+            std::vector<std::int32_t> positions;
+            for (index_t t = 0; t < tokens; ++t) positions.push_back(static_cast<std::int32_t>(first + t));
+            for (bool const causal : {true, false}) {
+                attend_options o;
+                o.causal               = causal;
+                o.q_positions          = positions.data();
+                std::string const what = detail::say("tokens", tokens, "from position", first);
+                visible::routed_summaries const summaries{.rows = rows, .block_size = block_size, .window = 1};
+                detail::expect_definition(r, what, policy, s, p, o,
+                                          detail::whole(p, visible::routed_blocks{rows, block_size}));
+                detail::expect_definition(r, what + " summaries", policy, s, p, o, detail::whole(p, summaries));
+            }
+        }
     return r;
 }
 
