@@ -57,14 +57,13 @@ public:
         bf::testing::random draws(11);
         for (auto* const t : {&q_, &k_, &v_})
             for (float& x : t->values()) x = static_cast<float>(draws.normal());
-        index_t const blocks = (s.tokens + s.block_size - 1) / s.block_size;
         if (name_ == "graph")
             graph_ = bf::topology::build({.heads = 1, .nodes = s.tokens},
                                          bf::topology::window{.predecessors = mean_keys() / 2},
                                          bf::topology::fixed_stride{stride(), s.tokens}, bf::topology::self{});
-        if (name_ == "blocks") row_.push_back(bf::topology::fixed_stride{stride(), blocks});
+        if (name_ == "blocks") row_.push_back(bf::topology::fixed_stride{stride(), blocks()});
         if (name_ == "blocks") row_.push_back(bf::topology::self{});
-        if (name_ == "compressed") fill_cache(m, blocks);
+        if (name_ == "compressed") fill_cache(m);
     }
 
     template <class Policy>
@@ -73,7 +72,7 @@ public:
         if (name_ == "dense") bf::dense_sdpa(policy, q, k, v, out_.view());
         if (name_ == "graph") bf::sparse_sdpa(policy, q, k, v, *graph_, out_.view());
         if (name_ == "blocks")
-            bf::sparse_sdpa(policy, q, k, v, bf::block_routing<bench::runtime_row>{row_, shape_.block_size, 0},
+            bf::sparse_sdpa(policy, q, k, v, bf::block_routing<bench::runtime_row>{row_, shape_.block_size, blocks()},
                             out_.view());
         if (name_ == "window")
             bf::attend(policy, q, out_.view(), {}, bf::pool(k, v, bf::visible::exact_window(mean_keys())));
@@ -89,6 +88,7 @@ public:
     [[nodiscard]] std::span<float> output() { return out_.values(); }
 
 private:
+    [[nodiscard]] index_t blocks() const { return (shape_.tokens + shape_.block_size - 1) / shape_.block_size; }
     /// Keys a query sees at this density, on average.
     [[nodiscard]] index_t mean_keys() const {
         return std::max<index_t>(1, static_cast<index_t>(shape_.density * static_cast<double>(shape_.tokens) / 2));
@@ -98,9 +98,9 @@ private:
     }
 
     /// A cache that holds all tokens: every stage's partner, the block before, 64 exact tokens and more.
-    void fill_cache(bench::machine const& m, index_t blocks) {
+    void fill_cache(bench::machine const& m) {
         bf::topology::stage_list stages;
-        for (int i = 0; i < bf::topology::stage_count(blocks); ++i) stages.push_back(i);
+        for (int i = 0; i < bf::topology::stage_count(blocks()); ++i) stages.push_back(i);
         row_.push_back(bf::topology::causal_shift{stages});
         row_.push_back(bf::topology::window{.predecessors = 1});
         cache_.emplace(bf::cache_config{.kv_heads   = shape_.kv_heads,

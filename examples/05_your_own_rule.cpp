@@ -45,7 +45,7 @@ int main() {
     bf::topology::row const row(fibonacci{}, bf::topology::self{});
     bf::sparse_sdpa(bf::backend::simd<>{}, bf::heads_view<float const>{q.data(), shape},
                     bf::heads_view<float const>{k.data(), shape}, bf::heads_view<float const>{v.data(), shape},
-                    bf::block_routing{row, 16}, bf::heads_view<float>{out.data(), shape});
+                    bf::block_routing{row, 16, tokens / 16}, bf::heads_view<float>{out.data(), shape});
 
     // The last token, of block 31, sees blocks 31, 30, 29, 28, 26, 23, 18 and 10: their mean is 24.375.
     float const seen = out[(tokens - 1) * 8];

@@ -39,6 +39,6 @@ int main() {
 
     // Block-sparse attention along it.
     bf::heads_buffer<float> q({4, 800, 32}), k({2, 800, 32}), v({2, 800, 32}), out({4, 800, 32});
-    bf::sparse_sdpa(bf::backend::simd<>{}, q.view(), k.view(), v.view(), bf::block_routing{rows, 8}, out.view());
+    bf::sparse_sdpa(bf::backend::simd<>{}, q.view(), k.view(), v.view(), bf::block_routing{rows, 8, 100}, out.view());
     return 0;
 }

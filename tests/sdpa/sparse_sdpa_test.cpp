@@ -3,12 +3,16 @@
 #include <butterfly/graph/npz.hpp>
 #include <butterfly/sdpa/sparse_sdpa.hpp>
 #include <butterfly/testing/compare.hpp>
+#include <butterfly/testing/oracle.hpp>
 #include <butterfly/topology/ablation.hpp>
 #include <butterfly/topology/causal_shift.hpp>
+#include <butterfly/topology/cycle.hpp>
 #include <butterfly/topology/window.hpp>
 
 #include "support/catch.hpp"
 #include "support/npy.hpp"
+
+#include <limits>
 
 namespace bf = butterfly;
 
@@ -98,7 +102,7 @@ TEST_CASE("block-sparse attention is the published output", "[sdpa]") {
     auto const v             = bf::testing::read_npy(folder + "v.npy");
     auto const run           = [&](auto const& rule, bf::attend_options const& o, char const* file) {
         bf::heads_buffer<float> out(q.shape());
-        bf::sparse_sdpa(scalar, q.view(), k.view(), v.view(), bf::block_routing{rule, 8}, out.view(), o);
+        bf::sparse_sdpa(scalar, q.view(), k.view(), v.view(), bf::block_routing{rule, 8, 6}, out.view(), o);
         require_golden(out, folder + file);
     };
     topology::row const shift(topology::self{}, topology::window{.predecessors = 1}, topology::causal_shift{{1}},
@@ -119,7 +123,7 @@ TEST_CASE("block-sparse attention is the published output", "[sdpa]") {
     bf::heads_buffer<float> out(active.shape());
     bf::attend_options at;
     at.q_positions = positions.data();
-    bf::sparse_sdpa(scalar, active.view(), k.view().slice(0, 30), v.view().slice(0, 30), bf::block_routing{four, 8},
+    bf::sparse_sdpa(scalar, active.view(), k.view().slice(0, 30), v.view().slice(0, 30), bf::block_routing{four, 8, 4},
                     out.view(), at);
     require_golden(out, folder + "active.npy");
 }
@@ -145,6 +149,45 @@ TEST_CASE("sparse_sdpa refuses what does not fit", "[sdpa]") {
     REQUIRE(message(bf::graph_view{nullptr, nullptr, {1, 6, 2}}, {}) ==
             "sparse_sdpa: graph is null with shape [1, 6, 2]");
     bf::topology::self const self;
-    REQUIRE(message(bf::block_routing{self, 0}, {}) == "sparse_sdpa: block_size 0");
-    REQUIRE(message(bf::block_routing{self, 4}, {}) == "accepted");
+    REQUIRE(message(bf::block_routing{self, 0, 2}, {}) ==
+            "sparse_sdpa: block_routing has block_size 0, must be at least 1");
+    REQUIRE(message(bf::block_routing{self, 4, 0}, {}) ==
+            "sparse_sdpa: block_routing has nodes 0, give the number of blocks of the longest sequence");
+    REQUIRE(message(bf::block_routing{self, 4, 2, 0}, {}) ==
+            "sparse_sdpa: block_routing has heads 0, must be at least 1");
+    REQUIRE(message(bf::block_routing{self, 4, 2, 3}, {}) == "sparse_sdpa: topology has heads 3, q has 4 and k has 2");
+    REQUIRE(message(bf::block_routing{self, 4, 2}, {}) == "accepted");
+    REQUIRE(message(bf::block_routing{self, 4, 2}, {.q_position = 2}) == "accepted");
+    REQUIRE(message(bf::block_routing{self, 4, 2}, {.q_position = 3}) ==
+            "sparse_sdpa: q ends at position 9, 2 blocks of 4 tokens end before");
+
+    // Positions are checked before anything is computed from them.
+    for (index_t const far : {std::numeric_limits<index_t>::max(), index_t{-7}}) {
+        std::string const wanted = "sparse_sdpa: q_position " + std::to_string(far) + " out of range";
+        REQUIRE(message(one, {.q_position = far}) == wanted);
+        REQUIRE(message(bf::block_routing{self, 4, 2}, {.q_position = far}) == wanted);
+    }
+}
+
+TEST_CASE("block rows do not change while keys are added", "[sdpa]") {
+    auto p = bf::testing::make_problem({.heads = 2, .tokens = 40, .head_dim = 4});
+    bf::topology::row const rule(bf::topology::self{}, bf::topology::bit_reversal{{0}});
+    bf::block_routing const routing{rule, 4, 16};
+    bf::sparse_sdpa(scalar, p.q.view(), p.k.view(), p.v.view(), routing, p.out.view());
+    for (index_t const tokens : {1, 7, 23}) {
+        bf::testing::tensor<float> out({2, tokens, 4});
+        bf::sparse_sdpa(scalar, p.q.view().slice(0, tokens), p.k.view().slice(0, tokens), p.v.view().slice(0, tokens),
+                        routing, out.view());
+        REQUIRE(bf::testing::compare_bits(out.view(), p.out.view().slice(0, tokens)).ok);
+    }
+}
+
+TEST_CASE("each head may have block rows of its own", "[sdpa]") {
+    auto p          = bf::testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 30, .head_dim = 4});
+    auto const rule = bf::topology::prepare(bf::topology::cycle{.seed = 3}, {.heads = 4, .nodes = 8});
+    bf::sparse_sdpa(scalar, p.q.view(), p.k.view(), p.v.view(), bf::block_routing{rule, 4, 8, 4}, p.out.view());
+    bf::visible::routed_blocks const sees{bf::topology::make_row_source(rule, {.heads = 4, .nodes = 8}), 4};
+    bf::pool const all(p.k.view(), p.v.view(), sees);
+    auto const wanted = bf::testing::evaluate(p.q.view(), p.out.view(), {}, all);
+    REQUIRE(bf::testing::compare(p.out.view(), wanted).ok);
 }

@@ -27,7 +27,7 @@ void sparse_sdpa(Policy const& policy,
     auto const bound  = detail::assemble(q.describe(), out.describe(), options,
                                          std::array<pool_ref, 1>{detail::bind_pool(policy, all)}, "sparse_sdpa");
     problem const p   = bound.problem();
-    index_t const end = p.options.q_position + p.tokens();
+    index_t const end = p.options.q_position + p.tokens(); // both checked above
     if (!p.options.q_positions && end > graph.nodes())
         detail::fail<shape_error>("sparse_sdpa: q ends at position " + std::to_string(end) + ", graph has nodes " +
                                   std::to_string(graph.nodes()));
@@ -45,39 +45,49 @@ void sparse_sdpa(Policy const& policy,
     sparse_sdpa(policy, q, k, v, g.view(), out, options);
 }
 
-/// A rule over blocks of tokens: `nodes` of its shape are blocks.
+/// A rule over blocks of tokens: `nodes` of its shape are blocks. Rows of some rules change with `nodes`, so give the
+/// number of blocks of the longest sequence and keep it while keys are added.
 template <topology::rule Rule>
 struct block_routing {
     Rule const& rule;         // must outlive the call
     index_t block_size = 128; // tokens of a block
-    index_t nodes      = 0;   // blocks; 0: as many as k has
+    index_t nodes      = 0;   // blocks of the longest sequence; must be given
+    index_t heads      = 1;   // 1, kv_heads or heads: how many heads have rows of their own
 };
 
 template <topology::rule Rule>
-block_routing(Rule const&, index_t) -> block_routing<Rule>;
-template <topology::rule Rule>
 block_routing(Rule const&, index_t, index_t) -> block_routing<Rule>;
+template <topology::rule Rule>
+block_routing(Rule const&, index_t, index_t, index_t) -> block_routing<Rule>;
 
 /// Block-sparse attention over raw keys: query p sees every token j <= p of the blocks that the row of its own block
-/// names. Throws shape_error, or backend_error where the policy declines.
+/// names. A query past the last block sees nothing: that is a shape_error where positions follow q_position. Throws
+/// shape_error, or backend_error where the policy declines.
 template <class Policy, tensor_view Q, kv_storage K, kv_storage V, tensor_view O, topology::rule Rule>
 void sparse_sdpa(Policy const& policy,
                  Q const& q,                         // [heads, tokens, head_dim]
                  K const& k,                         // [kv_heads, keys, head_dim]
                  V const& v,                         // [kv_heads, keys, value head_dim]
-                 block_routing<Rule> const& routing, // rows over blocks
+                 block_routing<Rule> const& routing, // [1 | kv_heads | heads] rows over blocks
                  O const& out,                       // [heads, tokens, value head_dim], written
                  attend_options const& options = {}) {
-    if (routing.block_size < 1)
-        detail::fail<shape_error>("sparse_sdpa: block_size " + std::to_string(routing.block_size));
-    index_t const blocks = detail::ceil_div(describe_storage(k).shape.tokens, routing.block_size);
-    topology::topology_shape const shape{.heads = 1,
-                                         .nodes = routing.nodes > 0 ? routing.nodes : std::max<index_t>(blocks, 1)};
+    detail::check_least(routing.block_size, 1, {"sparse_sdpa", "block_routing has block_size"});
+    detail::check_least(routing.heads, 1, {"sparse_sdpa", "block_routing has heads"});
+    if (routing.nodes < 1)
+        detail::fail<shape_error>("sparse_sdpa: block_routing has nodes " + std::to_string(routing.nodes) +
+                                  ", give the number of blocks of the longest sequence");
+    topology::topology_shape const shape{.heads = routing.heads, .nodes = routing.nodes};
     visible::routed_blocks const sees{topology::make_row_source(routing.rule, shape), routing.block_size};
     pool<K, V, visible::routed_blocks> const all(k, v, sees);
-    auto const bound = detail::assemble(q.describe(), out.describe(), options,
-                                        std::array<pool_ref, 1>{detail::bind_pool(policy, all)}, "sparse_sdpa");
-    problem const p  = bound.problem();
+    auto const bound    = detail::assemble(q.describe(), out.describe(), options,
+                                           std::array<pool_ref, 1>{detail::bind_pool(policy, all)}, "sparse_sdpa");
+    problem const p     = bound.problem();
+    index_t const end   = p.options.q_position + p.tokens(); // both checked above
+    index_t const nodes = detail::ceil_div(end, routing.block_size);
+    if (!p.options.q_positions && nodes > routing.nodes)
+        detail::fail<shape_error>("sparse_sdpa: q ends at position " + std::to_string(end) + ", " +
+                                  std::to_string(routing.nodes) + " blocks of " + std::to_string(routing.block_size) +
+                                  " tokens end before");
     attend(policy, std::span<problem const>(&p, 1));
 }
 

@@ -61,7 +61,7 @@ int main() {
     // The same rule over blocks of four, on the fly.
     bf::visible::routed_blocks const routed{bf::topology::make_row_source(rule, {.heads = 1, .nodes = 10}), 4};
     wanted = bt::evaluate(p.q.view(), p.out.view(), {}, bf::pool(k, v, routed));
-    bf::sparse_sdpa(cpu, p.q.view(), k, v, bf::block_routing{rule, 4}, p.out.view());
+    bf::sparse_sdpa(cpu, p.q.view(), k, v, bf::block_routing{rule, 4, 10}, p.out.view());
     found = bt::compare(p.out.view(), wanted);
     check(found.ok, "our codec along our rule over blocks", found.text());
     check(wanted.keys[wanted.at(0, 39)] == 6 * 4, "block 9 sees blocks 9, 8, 7, 6, 4 and 1");
