@@ -317,7 +317,7 @@ TEST_CASE("strides that overflow in bytes are a shape_error", "[sdpa]") {
     REQUIRE_NOTHROW(
         bf::make_problem(scalar, of({4, 3, 8}), of({4, 3, 8}), {}, bf::pool(one, one, bf::visible::causal_prefix())));
 
-    bf::packed_view const packed(std::as_bytes(std::span(memory)).data(), bf::quant::raw<float>{}, {2, 5, 8});
+    bf::packed_view const packed{std::as_bytes(std::span(memory)).data(), bf::quant::raw<float>{}, shape{2, 5, 8}};
     auto wide         = packed;
     wide.token_stride = big;
     REQUIRE(message(packed) == "accepted");
