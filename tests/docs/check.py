@@ -13,8 +13,6 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Drawn by bench/plot_ladder.py from a measurement.
-DRAWN_LATER = {"docs/pictures/ladder.png"}
 
 
 def slug(heading):
@@ -78,9 +76,7 @@ def main():
             target, _, anchor = link.partition("#")
             path = (page.parent / target).resolve() if target else page
             if not path.exists():
-                where = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
-                if where not in DRAWN_LATER:
-                    defects.append(f"{name}: dead link {link}")
+                defects.append(f"{name}: dead link {link}")
             elif anchor and path.suffix == ".md" and anchor not in anchors(path):
                 defects.append(f"{name}: {link}: no such heading")
             leads_to[page].add(path)
