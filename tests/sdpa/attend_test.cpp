@@ -17,8 +17,10 @@ using shape = bf::heads_shape;
 bf::backend::scalar const scalar;
 std::vector<float> memory(4096, 1.0F);
 
+/// A view of any shape, even one whose size overflows.
 view of(shape s) {
-    return view::unchecked(memory.data(), s, {s.tokens * s.head_dim, s.head_dim});
+    bf::index_t const head = bf::detail::try_multiply(s.tokens, s.head_dim);
+    return view::unchecked(memory.data(), s, {head < 0 ? s.head_dim : head, s.head_dim});
 }
 
 /// A call with some of its parts replaced.
