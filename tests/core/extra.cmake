@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # Objects with and without OpenMP in one program, linked in both orders.
 find_package(OpenMP QUIET COMPONENTS CXX)
-if(TARGET OpenMP::OpenMP_CXX)
+if(BUTTERFLY_OPENMP AND TARGET OpenMP::OpenMP_CXX) # not under ThreadSanitizer, which does not know libgomp
   foreach(part with without)
     add_library(core_openmp_${part} OBJECT "${CMAKE_CURRENT_LIST_DIR}/openmp_mixed/${part}.cpp")
     target_include_directories(core_openmp_${part} PRIVATE "${PROJECT_SOURCE_DIR}/include")
