@@ -122,8 +122,8 @@ public:
 
 private:
     static heads_strides contiguous(heads_shape const& shape) {
-        static_cast<void>(detail::checked_size(shape));
-        return {shape.tokens * shape.head_dim, shape.head_dim};
+        bool const empty = detail::checked_size(shape) == 0; // and then tokens * head_dim may overflow all the same
+        return {empty ? 0 : shape.tokens * shape.head_dim, shape.head_dim};
     }
 
     T* data_ = nullptr;
