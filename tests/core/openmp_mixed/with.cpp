@@ -5,7 +5,7 @@
 #include <cstdio>
 
 int main() {
-    int const team   = alone(butterfly::openmp{.threads = 2});
+    int const team   = alone(butterfly::openmp{.threads = 2}, std::chrono::seconds(5));
     int const serial = alone_without_openmp();
     std::printf("items alone: %d of a team, %d serial\n", team, serial);
     return team == 0 && serial == 1 ? 0 : 1;

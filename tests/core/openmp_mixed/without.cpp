@@ -3,5 +3,5 @@
 #include "each.hpp"
 
 int alone_without_openmp() {
-    return alone(butterfly::serial{});
+    return alone(butterfly::serial{}, std::chrono::milliseconds(50));
 }
