@@ -21,10 +21,10 @@ sightings::sightings(index_t heads, index_t tokens, index_t value_dim, std::vect
 
 namespace {
 
-using row_major = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using row_major_f32 = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
 /// Visible keys of one row of one head, with their logits and where their values stand.
-struct visible_keys {
+struct keys_seen {
     std::vector<double> logits{};
     std::vector<std::pair<bf::storage_ref const*, index_t>> values{};
     std::vector<sight> sights{}; // one per key
@@ -55,8 +55,8 @@ sight stands_for(bf::pool_ref const& pool, index_t slot, index_t summaries_skip)
 }
 
 /// Walks every pool for one row.
-visible_keys look(witness const& w, bf::problem const& p, index_t head, index_t token) {
-    visible_keys seen;
+keys_seen look(witness const& w, bf::problem const& p, index_t head, index_t token) {
+    keys_seen seen;
     Eigen::VectorXf query(p.q.shape.head_dim);
     host::load_row(p.q, head, token, query.data());
     Eigen::VectorXd const q = query.cast<double>();
@@ -92,10 +92,10 @@ std::vector<sight> runs_of(std::vector<sight> const& sights) {
 }
 
 void write_down(witness const& w, bf::problem const& p, index_t head, index_t token, index_t query) {
-    visible_keys const seen = look(w, p, head, token);
-    sight_row& row          = w.book->row(head, query);
-    row.runs                = runs_of(seen.sights);
-    row.keys                = static_cast<index_t>(seen.logits.size());
+    keys_seen const seen = look(w, p, head, token);
+    sight_row& row       = w.book->row(head, query);
+    row.runs             = runs_of(seen.sights);
+    row.keys             = static_cast<index_t>(seen.logits.size());
 
     Eigen::Map<Eigen::VectorXd> out(w.book->out(head, query), p.out.shape.head_dim);
     out.setZero();

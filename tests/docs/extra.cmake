@@ -9,15 +9,15 @@ if(BUTTERFLY_PYTHON)
   set_tests_properties(docs.pages PROPERTIES LABELS docs)
 endif()
 
-# Each snippet is a program: its object comes from the library docs_snippets, so that it is compiled once.
+# Each snippet is a program.
 if(NOT BUTTERFLY_TEST_FOLDERS)
   file(GLOB docs_programs RELATIVE "${CMAKE_CURRENT_LIST_DIR}" CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/*.cpp")
   foreach(source IN LISTS docs_programs)
     get_filename_component(name "${source}" NAME_WE)
-    add_executable(docs_${name} $<FILTER:$<TARGET_OBJECTS:docs_snippets>,INCLUDE,/${name}[.]>)
-    set_target_properties(docs_${name} PROPERTIES LINKER_LANGUAGE CXX
-                                                  RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
-    target_link_libraries(docs_${name} PRIVATE butterfly::testing)
+    add_executable(docs_${name} "${CMAKE_CURRENT_LIST_DIR}/${source}")
+    set_target_properties(docs_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
+    target_link_libraries(docs_${name} PRIVATE butterfly::testing butterfly_warnings)
+    target_compile_options(docs_${name} PRIVATE $<$<CONFIG:Debug>:-O1>) # they run laws and long contexts
     add_test(NAME docs.${name} COMMAND docs_${name})
     set_tests_properties(docs.${name} PROPERTIES LABELS docs)
   endforeach()

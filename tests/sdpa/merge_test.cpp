@@ -17,7 +17,7 @@ using bf::index_t;
 using bf::testing::tensor;
 
 constexpr float inf = std::numeric_limits<float>::infinity();
-bf::backend::scalar const scalar;
+bf::backend::scalar const cpu;
 
 /// An attention over some keys, with its lse.
 struct part {
@@ -28,23 +28,23 @@ struct part {
     [[nodiscard]] auto view() const { return bf::attention_part(out.view(), lse.data()); }
 };
 
-constexpr bf::heads_shape shape{3, 5, 70};
+constexpr bf::heads_shape extents{3, 5, 70};
 
 /// Attention over the keys [first, end) of a problem.
 part over(bf::testing::seeded_problem<> const& p, index_t first, index_t end) {
-    part r(shape);
+    part r(extents);
     bf::attend_options o;
     o.causal = false;
     o.lse    = r.lse.data();
-    bf::attend(scalar, p.q.view(), r.out.view(), o,
+    bf::attend(cpu, p.q.view(), r.out.view(), o,
                bf::pool(p.k.view().slice(first, end - first), p.v.view().slice(first, end - first),
                         bf::visible::causal_prefix()));
     return r;
 }
 
 part merged(part const& a, part const& b) {
-    part r(shape);
-    bf::merge(scalar, a.view(), b.view(), r.out.view(), {.lse = r.lse.data()});
+    part r(extents);
+    bf::merge(cpu, a.view(), b.view(), r.out.view(), {.lse = r.lse.data()});
     return r;
 }
 
@@ -84,7 +84,7 @@ TEST_CASE("a merge is associative and commutative", "[sdpa]") {
 
 TEST_CASE("an empty part is neutral whatever it holds, and two are empty", "[sdpa]") {
     part const a = over(problem, 0, 10);
-    part empty(shape); // NaN everywhere, as a buffer nobody wrote
+    part empty(extents); // NaN everywhere, as a buffer nobody wrote
     std::fill(empty.lse.begin(), empty.lse.end(), -inf);
     for (part const& m : {merged(a, empty), merged(empty, a)}) {
         REQUIRE(bf::testing::compare_bits(m.out.view(), a.out.view()).ok);
@@ -137,8 +137,8 @@ TEST_CASE("a sink joins once, at the last merge", "[sdpa]") {
         bf::testing::evaluate(problem.q.view(), problem.out.view(), o,
                               bf::pool(problem.k.view(), problem.v.view(), bf::visible::causal_prefix()));
     part const a = over(problem, 0, 25), b = over(problem, 25, 60);
-    part m(shape);
-    bf::merge(scalar, a.view(), b.view(), m.out.view(), {.lse = m.lse.data(), .sink_logits = sinks.data()});
+    part m(extents);
+    bf::merge(cpu, a.view(), b.view(), m.out.view(), {.lse = m.lse.data(), .sink_logits = sinks.data()});
     bf::testing::comparison const c = bf::testing::compare(m.out.view(), wanted);
     INFO(c.text());
     REQUIRE(c.ok);
@@ -149,20 +149,20 @@ TEST_CASE("a merge may write over its part, in any layout, type and on any threa
     part const a = over(problem, 0, 25), b = over(problem, 25, 60);
     part const wanted = merged(a, b);
     part in_place     = a;
-    bf::merge(scalar, in_place.view(), b.view(), in_place.out.view(), {.lse = in_place.lse.data()});
+    bf::merge(cpu, in_place.view(), b.view(), in_place.out.view(), {.lse = in_place.lse.data()});
     REQUIRE(bf::testing::compare_bits(in_place.out.view(), wanted.out.view()).ok);
     REQUIRE(in_place.lse == wanted.lse);
 
-    tensor<bf::float16> half(shape, bf::testing::layout::interleaved);
-    tensor<bf::bfloat16> out(shape, bf::testing::layout::odd_stride);
+    tensor<bf::float16> half(extents, bf::testing::layout::interleaved);
+    tensor<bf::bfloat16> out(extents, bf::testing::layout::odd_stride);
     for (index_t h = 0; h < 3; ++h)
         for (index_t t = 0; t < 5; ++t)
             for (index_t d = 0; d < 70; ++d) half.at(h, t, d) = bf::float16(b.out.at(h, t, d));
-    bf::merge(scalar, a.view(), bf::attention_part(std::as_const(half).view(), b.lse.data()), out.view());
+    bf::merge(cpu, a.view(), bf::attention_part(std::as_const(half).view(), b.lse.data()), out.view());
     REQUIRE(bf::testing::compare(out.view(), wanted.out.view(), 0.03).ok);
     REQUIRE(out.gaps_intact());
 
-    part shared(shape);
+    part shared(extents);
     bf::meeting place;
     std::vector<std::thread> workers;
     for (int i = 0; i < 3; ++i)
@@ -176,12 +176,12 @@ TEST_CASE("a merge may write over its part, in any layout, type and on any threa
 }
 
 TEST_CASE("merge refuses parts that disagree", "[sdpa]") {
-    part const a(shape);
+    part const a(extents);
     part const other({3, 5, 64});
-    tensor<float> out(shape);
+    tensor<float> out(extents);
     auto const message = [&](auto const& left, auto const& right) -> std::string {
         try {
-            bf::merge(scalar, left, right, out.view());
+            bf::merge(cpu, left, right, out.view());
         } catch (bf::shape_error const& e) {
             return e.what();
         }
@@ -208,7 +208,7 @@ TEST_CASE("streams of the published system merge to its outputs", "[sdpa]") {
     for (char const* const name : {"routed", "dense"}) {
         auto const [o, lse] = stream(name);
         tensor<float> out(swa.shape());
-        bf::merge(scalar, bf::attention_part(swa.view(), swa_lse.data()), bf::attention_part(o.view(), lse.data()),
+        bf::merge(cpu, bf::attention_part(swa.view(), swa_lse.data()), bf::attention_part(o.view(), lse.data()),
                   out.view());
         auto const wanted = bf::testing::read_npy(std::string("cache/streams/merge_swa_") + name + ".npy");
         bf::testing::comparison const c = bf::testing::compare(out.view(), wanted.view(), 1e-5);

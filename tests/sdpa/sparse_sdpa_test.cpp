@@ -19,7 +19,7 @@ namespace bf = butterfly;
 namespace {
 
 using bf::index_t;
-bf::backend::scalar const scalar;
+bf::backend::scalar const one_by_one;
 
 template <class T>
 std::vector<T> read_array(std::string const& name) {
@@ -78,7 +78,7 @@ TEST_CASE("attention along published graphs is the published output", "[sdpa]") 
             ++runs;
             if (run.at("kind") == "full") {
                 bf::heads_buffer<float> out(q.shape());
-                bf::sparse_sdpa(scalar, q.view(), k.view(), v.view(), g, out.view(), o);
+                bf::sparse_sdpa(one_by_one, q.view(), k.view(), v.view(), g, out.view(), o);
                 require_golden(out, folder + file);
                 continue;
             }
@@ -87,7 +87,8 @@ TEST_CASE("attention along published graphs is the published output", "[sdpa]") 
             auto const active    = rows_at(q, positions);
             bf::heads_buffer<float> out(active.shape());
             o.q_positions = positions.data();
-            bf::sparse_sdpa(scalar, active.view(), k.view().slice(0, keys), v.view().slice(0, keys), g, out.view(), o);
+            bf::sparse_sdpa(one_by_one, active.view(), k.view().slice(0, keys), v.view().slice(0, keys), g, out.view(),
+                            o);
             require_golden(out, folder + file);
         }
         REQUIRE(runs == 3);
@@ -102,7 +103,7 @@ TEST_CASE("block-sparse attention is the published output", "[sdpa]") {
     auto const v             = bf::testing::read_npy(folder + "v.npy");
     auto const run           = [&](auto const& rule, bf::attend_options const& o, char const* file) {
         bf::heads_buffer<float> out(q.shape());
-        bf::sparse_sdpa(scalar, q.view(), k.view(), v.view(), bf::block_routing{rule, 8, 6}, out.view(), o);
+        bf::sparse_sdpa(one_by_one, q.view(), k.view(), v.view(), bf::block_routing{rule, 8, 6}, out.view(), o);
         require_golden(out, folder + file);
     };
     topology::row const shift(topology::self{}, topology::window{.predecessors = 1}, topology::causal_shift{{1}},
@@ -123,8 +124,8 @@ TEST_CASE("block-sparse attention is the published output", "[sdpa]") {
     bf::heads_buffer<float> out(active.shape());
     bf::attend_options at;
     at.q_positions = positions.data();
-    bf::sparse_sdpa(scalar, active.view(), k.view().slice(0, 30), v.view().slice(0, 30), bf::block_routing{four, 8, 4},
-                    out.view(), at);
+    bf::sparse_sdpa(one_by_one, active.view(), k.view().slice(0, 30), v.view().slice(0, 30),
+                    bf::block_routing{four, 8, 4}, out.view(), at);
     require_golden(out, folder + "active.npy");
 }
 
@@ -132,7 +133,7 @@ TEST_CASE("sparse_sdpa refuses what does not fit", "[sdpa]") {
     auto p             = bf::testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 6, .head_dim = 4});
     auto const message = [&](auto const& rows, bf::attend_options const& o) -> std::string {
         try {
-            bf::sparse_sdpa(scalar, p.q.view(), p.k.view(), p.v.view(), rows, p.out.view(), o);
+            bf::sparse_sdpa(one_by_one, p.q.view(), p.k.view(), p.v.view(), rows, p.out.view(), o);
         } catch (bf::shape_error const& e) {
             return e.what();
         }
@@ -173,11 +174,11 @@ TEST_CASE("block rows do not change while keys are added", "[sdpa]") {
     auto p = bf::testing::make_problem({.heads = 2, .tokens = 40, .head_dim = 4});
     bf::topology::row const rule(bf::topology::self{}, bf::topology::bit_reversal{{0}});
     bf::block_routing const routing{rule, 4, 16};
-    bf::sparse_sdpa(scalar, p.q.view(), p.k.view(), p.v.view(), routing, p.out.view());
+    bf::sparse_sdpa(one_by_one, p.q.view(), p.k.view(), p.v.view(), routing, p.out.view());
     for (index_t const tokens : {1, 7, 23}) {
         bf::testing::tensor<float> out({2, tokens, 4});
-        bf::sparse_sdpa(scalar, p.q.view().slice(0, tokens), p.k.view().slice(0, tokens), p.v.view().slice(0, tokens),
-                        routing, out.view());
+        bf::sparse_sdpa(one_by_one, p.q.view().slice(0, tokens), p.k.view().slice(0, tokens),
+                        p.v.view().slice(0, tokens), routing, out.view());
         REQUIRE(bf::testing::compare_bits(out.view(), p.out.view().slice(0, tokens)).ok);
     }
 }
@@ -185,7 +186,7 @@ TEST_CASE("block rows do not change while keys are added", "[sdpa]") {
 TEST_CASE("each head may have block rows of its own", "[sdpa]") {
     auto p          = bf::testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 30, .head_dim = 4});
     auto const rule = bf::topology::prepare(bf::topology::cycle{.seed = 3}, {.heads = 4, .nodes = 8});
-    bf::sparse_sdpa(scalar, p.q.view(), p.k.view(), p.v.view(), bf::block_routing{rule, 4, 8, 4}, p.out.view());
+    bf::sparse_sdpa(one_by_one, p.q.view(), p.k.view(), p.v.view(), bf::block_routing{rule, 4, 8, 4}, p.out.view());
     bf::visible::routed_blocks const sees{bf::topology::make_row_source(rule, {.heads = 4, .nodes = 8}), 4};
     bf::pool const all(p.k.view(), p.v.view(), sees);
     auto const wanted = bf::testing::evaluate(p.q.view(), p.out.view(), {}, all);
