@@ -43,19 +43,23 @@ struct row_text_error : std::invalid_argument {
     using std::invalid_argument::invalid_argument;
 };
 
+/// One rule of those a text can name; a cycle is described before it is prepared, and a list of edges after.
+template <class Cycle>
+using any_rule_with = std::variant<Cycle,
+                                   topology::window,
+                                   topology::landmark,
+                                   topology::self,
+                                   topology::causal_shift,
+                                   topology::xor_partner,
+                                   topology::bit_reversal,
+                                   topology::benes,
+                                   topology::fixed_stride,
+                                   topology::random_predecessor>;
+
 /// Rules chosen at run time, in order; a topology::rule.
 class runtime_row {
 public:
-    using any_rule = std::variant<topology::cycle_edges,
-                                  topology::window,
-                                  topology::landmark,
-                                  topology::self,
-                                  topology::causal_shift,
-                                  topology::xor_partner,
-                                  topology::bit_reversal,
-                                  topology::benes,
-                                  topology::fixed_stride,
-                                  topology::random_predecessor>;
+    using any_rule = any_rule_with<topology::cycle_edges>;
 
     template <topology::rule R>
     void push_back(R rule) {
@@ -78,16 +82,7 @@ private:
 /// What a row text says; topology::prepare makes a runtime_row of it.
 class text_row {
 public:
-    using any_rule = std::variant<topology::cycle,
-                                  topology::window,
-                                  topology::landmark,
-                                  topology::self,
-                                  topology::causal_shift,
-                                  topology::xor_partner,
-                                  topology::bit_reversal,
-                                  topology::benes,
-                                  topology::fixed_stride,
-                                  topology::random_predecessor>;
+    using any_rule = any_rule_with<topology::cycle>;
 
     explicit text_row(std::vector<any_rule> rules) : rules_(std::move(rules)) {}
 

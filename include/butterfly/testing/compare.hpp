@@ -151,12 +151,8 @@ compare_lse(std::span<float const> got, attention const& wanted, element_type ar
 /// Compares two tensors of one shape, each element within `allowed`.
 template <class A, class B>
 [[nodiscard]] comparison compare(heads_view<A> got, heads_view<B> wanted, double allowed) {
+    if (!(got.shape() == wanted.shape())) return {.ok = false, .ratio = std::numeric_limits<double>::infinity()};
     comparison result;
-    if (!(got.shape() == wanted.shape())) {
-        result.ok    = false;
-        result.ratio = std::numeric_limits<double>::infinity();
-        return result;
-    }
     for (index_t head = 0; head < got.heads(); ++head)
         for (index_t token = 0; token < got.tokens(); ++token)
             for (index_t d = 0; d < got.head_dim(); ++d) {
@@ -171,12 +167,8 @@ template <class A, class B>
 template <class A, class B>
     requires std::is_same_v<std::remove_const_t<A>, std::remove_const_t<B>>
 [[nodiscard]] comparison compare_bits(heads_view<A> got, heads_view<B> wanted) {
+    if (!(got.shape() == wanted.shape())) return {.ok = false, .ratio = std::numeric_limits<double>::infinity()};
     comparison result;
-    if (!(got.shape() == wanted.shape())) {
-        result.ok    = false;
-        result.ratio = std::numeric_limits<double>::infinity();
-        return result;
-    }
     for (index_t head = 0; head < got.heads(); ++head)
         for (index_t token = 0; token < got.tokens(); ++token)
             for (index_t d = 0; d < got.head_dim(); ++d) {

@@ -14,22 +14,29 @@
 namespace butterfly::testing {
 namespace detail {
 
-/// Attends tokens [0, all) in calls of `size` tokens, the last one up to twice as long; each call has the keys so far.
+/// Attends the tokens [first, first + count), which have the keys up to their own.
+template <class Policy, class Visibility>
+void attend_part(
+    Policy const& policy, seeded_problem<>& p, index_t first, index_t count, Visibility const& sees, attend_options o) {
+    index_t const all = p.q.shape().tokens;
+    std::vector<float> lse(static_cast<std::size_t>(p.q.shape().heads * count));
+    o.q_position = first;
+    o.lse        = lse.data();
+    attend(policy, p.q.view().slice(first, count), p.out.view().slice(first, count), o,
+           pool(p.k.view().slice(0, first + count), p.v.view().slice(0, first + count), sees));
+    for (index_t h = 0; h < p.q.shape().heads; ++h)
+        for (index_t t = 0; t < count; ++t)
+            p.lse[static_cast<std::size_t>(h * all + first + t)] = lse[static_cast<std::size_t>(h * count + t)];
+}
+
+/// Attends all tokens in calls of `size` tokens, the last one up to twice as long.
 template <class Policy, class Visibility>
 void attend_in_chunks(
-    Policy const& policy, seeded_problem<>& p, index_t size, Visibility const& sees, attend_options o) {
+    Policy const& policy, seeded_problem<>& p, index_t size, Visibility const& sees, attend_options const& o) {
     index_t const all = p.q.shape().tokens;
-    std::vector<float> lse;
     for (index_t first = 0; first < all;) {
         index_t const count = all - first < 2 * size ? all - first : size;
-        lse.assign(static_cast<std::size_t>(p.q.shape().heads * count), 0.0F);
-        o.q_position = first;
-        o.lse        = lse.data();
-        attend(policy, p.q.view().slice(first, count), p.out.view().slice(first, count), o,
-               pool(p.k.view().slice(0, first + count), p.v.view().slice(0, first + count), sees));
-        for (index_t h = 0; h < p.q.shape().heads; ++h)
-            for (index_t t = 0; t < count; ++t)
-                p.lse[static_cast<std::size_t>(h * all + first + t)] = lse[static_cast<std::size_t>(h * count + t)];
+        attend_part(policy, p, first, count, sees, o);
         first += count;
     }
 }
@@ -37,19 +44,10 @@ void attend_in_chunks(
 /// The same for calls of at most `size` tokens.
 template <class Policy, class Visibility>
 void attend_in_steps(
-    Policy const& policy, seeded_problem<>& p, index_t size, Visibility const& sees, attend_options o) {
+    Policy const& policy, seeded_problem<>& p, index_t size, Visibility const& sees, attend_options const& o) {
     index_t const all = p.q.shape().tokens;
-    std::vector<float> lse(static_cast<std::size_t>(p.q.shape().heads * size));
-    for (index_t first = 0; first < all; first += size) {
-        index_t const count = std::min(size, all - first);
-        o.q_position        = first;
-        o.lse               = lse.data();
-        attend(policy, p.q.view().slice(first, count), p.out.view().slice(first, count), o,
-               pool(p.k.view().slice(0, first + count), p.v.view().slice(0, first + count), sees));
-        for (index_t h = 0; h < p.q.shape().heads; ++h)
-            for (index_t t = 0; t < count; ++t)
-                p.lse[static_cast<std::size_t>(h * all + first + t)] = lse[static_cast<std::size_t>(h * count + t)];
-    }
+    for (index_t first = 0; first < all; first += size)
+        attend_part(policy, p, first, std::min(size, all - first), sees, o);
 }
 
 /// Every way to cut a sequence that stays in one kernel class gives the same bits.
