@@ -96,6 +96,17 @@ TEST_CASE("threads that share a call do every item once, and leave together", "[
         }
 }
 
+TEST_CASE("items of a share are dealt back and forth, so that falling costs even out", "[core]") {
+    bf::barrier_ref const nobody{.context = nullptr, .wait = [](void*, int) noexcept {}};
+    for (int const thread : {0, 1, 2}) {
+        std::vector<bf::index_t> mine;
+        bf::executor const e = bf::share{.thread = thread, .threads = 3, .barrier = nobody};
+        e.each(8, [&](bf::index_t item, int) noexcept { mine.push_back(item); });
+        std::vector<bf::index_t> const wanted[] = {{0, 5, 6}, {1, 4, 7}, {2, 3}};
+        REQUIRE(mine == wanted[thread]);
+    }
+}
+
 TEST_CASE("a pointer of the first participant reaches all", "[core]") {
     bf::meeting place;
     int values[3] = {1, 2, 3};

@@ -2,7 +2,7 @@
 #include <butterfly/backend/scalar.hpp>
 #include <butterfly/sdpa/dense_sdpa.hpp>
 #include <butterfly/sdpa/sparse_sdpa.hpp>
-#include <butterfly/testing/laws/law.hpp>
+#include <butterfly/testing/laws/storage.hpp>
 #include <butterfly/topology/window.hpp>
 
 #include "support/catch.hpp"
@@ -173,6 +173,20 @@ TEST_CASE("queries whose position is not given stand at 0", "[sdpa]") {
     REQUIRE(position({}) == 0);
     REQUIRE(position({.q_position = 0}) == 0);
     REQUIRE(position({.q_position = 2}) == 2);
+}
+
+TEST_CASE("a ring stands for more slots than memory could hold", "[sdpa]") {
+    bf::index_t const length = 16, slots = bf::index_t{1} << 60;
+    auto p          = bf::testing::make_problem({.heads = 2, .tokens = 1, .keys = length, .head_dim = 8, .seed = 3});
+    auto const near = bf::visible::exact_window(length);
+    bf::attend(scalar, p.q.view(), p.out.view(), {.q_position = length - 1}, bf::pool(p.k.view(), p.v.view(), near));
+    auto const ring = [&](bf::heads_view<float> rows) {
+        return bf::testing::detail::ring_view{rows.data(), {2, slots, 8}, length};
+    };
+    auto late = p;
+    bf::attend(scalar, late.q.view(), late.out.view(), {.q_position = slots - 1},
+               bf::pool(ring(late.k.view()), ring(late.v.view()), near));
+    REQUIRE(bf::testing::compare_bits(late.out.view(), p.out.view()));
 }
 
 TEST_CASE("a call of no tokens does nothing", "[sdpa]") {
