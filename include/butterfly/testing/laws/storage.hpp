@@ -22,18 +22,35 @@ static_assert(quant::decoder<read_only_codec> && !quant::codec<read_only_codec>)
 
 namespace detail {
 
-/// Rows of a tensor rounded to read_only_codec, contiguous.
-[[nodiscard]] inline std::vector<std::byte> packed(tensor<float>& t) {
+/// Rows of a tensor, rounded in place to what read_only_codec holds, and their bytes: `gap` bytes of something else
+/// between rows, twice as many more between heads.
+struct packed_rows {
     std::vector<std::byte> bytes;
-    for (index_t h = 0; h < t.shape().heads; ++h)
-        for (index_t j = 0; j < t.shape().tokens; ++j)
-            for (index_t d = 0; d < t.shape().head_dim; ++d) {
-                float const code = std::clamp(std::nearbyint(t.at(h, j, d) * 16.0F), -127.0F, 127.0F);
-                t.at(h, j, d)    = code * 0.0625F;
-                bytes.push_back(static_cast<std::byte>(static_cast<std::int8_t>(code)));
+    heads_shape shape;
+    index_t gap = 0;
+
+    explicit packed_rows(tensor<float>& t, index_t between = 0) : shape(t.shape()), gap(between) {
+        for (index_t h = 0; h < shape.heads; ++h) {
+            for (index_t j = 0; j < shape.tokens; ++j) {
+                for (index_t d = 0; d < shape.head_dim; ++d) {
+                    float const code = std::clamp(std::nearbyint(t.at(h, j, d) * 16.0F), -127.0F, 127.0F);
+                    t.at(h, j, d)    = code * 0.0625F;
+                    bytes.push_back(static_cast<std::byte>(static_cast<std::int8_t>(code)));
+                }
+                bytes.resize(bytes.size() + static_cast<std::size_t>(gap), std::byte{0x80});
             }
-    return bytes;
-}
+            bytes.resize(bytes.size() + static_cast<std::size_t>(2 * gap), std::byte{0x80});
+        }
+    }
+
+    [[nodiscard]] packed_view<read_only_codec> view() const {
+        packed_view v{bytes.data(), read_only_codec{}, shape};
+        if (gap == 0) return v; // strides by omission
+        v.token_stride = shape.head_dim + gap;
+        v.head_stride  = shape.tokens * v.token_stride + 2 * gap;
+        return v;
+    }
+};
 
 /// A ring of rows: slot s stands at row s mod length.
 struct ring_view {
@@ -204,10 +221,8 @@ template <class Policy>
         for (index_t const head_dim : {1, 17, 64}) {
             auto p = make_problem(
                 {.heads = 6, .kv_heads = 2, .tokens = tokens, .keys = 150, .head_dim = head_dim, .seed = s.seed});
-            std::vector<std::byte> const k_bytes = detail::packed(p.k);
-            std::vector<std::byte> const v_bytes = detail::packed(p.v);
-            packed_view const k{k_bytes.data(), read_only_codec{}, p.k.shape()};
-            packed_view const v{v_bytes.data(), read_only_codec{}, p.v.shape()};
+            detail::packed_rows const k_rows(p.k), v_rows(p.v, 3);
+            packed_view const k = k_rows.view(), v = v_rows.view();
             attend_options const o = detail::at_end(p);
             attention const wanted = evaluate(p.q.view(), p.out.view(), o, detail::whole(p));
             std::string const what = detail::say("head_dim", head_dim, "tokens", tokens);
@@ -229,10 +244,8 @@ template <class Policy>
             index_t const keys = 140;
             auto p             = make_problem(
                             {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 22, .seed = draws.bits()});
-            std::vector<std::byte> const k_bytes = detail::packed(p.k);
-            std::vector<std::byte> const v_bytes = detail::packed(p.v);
-            packed_view const k{k_bytes.data(), read_only_codec{}, p.k.shape()};
-            packed_view const v{v_bytes.data(), read_only_codec{}, p.v.shape()};
+            detail::packed_rows const k_rows(p.k), v_rows(p.v);
+            packed_view const k = k_rows.view(), v = v_rows.view();
             std::vector<std::int32_t> positions(static_cast<std::size_t>(keys));
             std::iota(positions.begin(), positions.end(), 0);
             attend_options const o = detail::at_end(p);
