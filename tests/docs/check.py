@@ -4,7 +4,8 @@
 
   links      a relative link leads to a file, and its #anchor to a heading of that file
   snippets   a block ```cpp is a run of lines of one of tests/docs/*.cpp (indentation aside), which compile and run;
-             the block of README.md is all of tests/docs/readme.cpp after its first line
+             the block of README.md is all of tests/docs/readme.cpp after its first line, and the blocks of
+             adding-a-backend.md are, one after the other, all of adding_a_backend.cpp after its first two
   readers    every page can be reached from README.md
 """
 
@@ -13,6 +14,8 @@ import re
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+WHOLE = {"adding-a-backend.md": "adding_a_backend.cpp"}  # pages that show a whole program
 
 
 def slug(heading):
@@ -90,6 +93,10 @@ def main():
                     defects.append(f"{name}:{number}: the block is not tests/docs/readme.cpp")
             elif not any(contains(unit, block) for unit in units.values()):
                 defects.append(f"{name}:{number}: the block stands in no tests/docs/*.cpp")
+        whole = units[WHOLE[page.name]][2:] if page.name in WHOLE else []
+        shown = [line for language, lines, _ in blocks if language == "cpp" for line in stripped(lines)]
+        if whole and [line for line in whole if line] != [line for line in shown if line]:
+            defects.append(f"{name}: the blocks together are not tests/docs/{WHOLE[page.name]}")
 
     seen, open_pages = set(), [pages[0]]
     while open_pages:
