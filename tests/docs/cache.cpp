@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // docs/cache.md
 #include <butterfly/butterfly.hpp>
+#include <butterfly/cache/accounting.hpp>
 
 #include <vector>
 
@@ -32,6 +33,11 @@ int main() {
     auto const token = [](auto& x) { return x.view().slice(0, 1); };
     bf::append(cpu, cache, token(k), token(v)); // decode: the same with one
     bf::attend(cpu, token(q), cache, routed, token(out));
+
+    // A whole model, nothing stored: bytes after a prompt of 32k tokens.
+    bf::accounting::report const bytes =
+        bf::accounting::account({.attention_layers = 6, .kv_heads = 2, .head_dim = 256}, {}, {.prompt = 32768});
+    if (bytes.retained >= bytes.dense || bytes.allocated < bytes.retained) return 1;
 
     cache.trim(512);                           // a draft token was wrong
     cache_type const branch = cache.copy(cpu); // a second answer to the same prompt
