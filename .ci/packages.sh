@@ -5,7 +5,7 @@
 # Packages of the builds every reader makes.
 build_packages=(cmake ninja-build g++ libxsimd-dev libeigen3-dev nlohmann-json3-dev libcli11-dev libfmt-dev
                 libbenchmark-dev)
-test_packages=("${build_packages[@]}" catch2)
+test_packages=("${build_packages[@]}" catch2 python3 python3-numpy)
 bench_packages=("${build_packages[@]}" libopenblas-dev python3 python3-numpy python3-matplotlib)
 ci_packages=("${bench_packages[@]}" catch2 clang-14 clang-format-14 libclang-rt-14-dev qemu-user
              g++-aarch64-linux-gnu git)

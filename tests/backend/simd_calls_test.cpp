@@ -74,6 +74,79 @@ TEMPLATE_TEST_CASE("a mask of its own for each row keeps a value from the rows i
         }
 }
 
+// A weight that underflows to 0 beside a value that is not finite: NaN in every row that sees it, whoever stands
+// beside.
+TEMPLATE_TEST_CASE("a value that is not finite is felt whatever its weight, and however the call is cut",
+                   "[backend]",
+                   bf::backend::scalar,
+                   bf::backend::simd<>) {
+    bf::index_t const all = 96, bad = 64;
+    auto data           = bf::testing::make_problem({.heads = 1, .tokens = all, .head_dim = 8, .seed = 9});
+    auto const dominate = [&](bf::index_t token, float size) {
+        for (float& x : data.q.view().row(0, token)) x = size;
+    };
+    for (bf::index_t t = 0; t < all; ++t) dominate(t, 30.0F);
+    dominate(95, 0.01F); // this one's weights do not underflow
+    for (bf::index_t j = 0; j < all; ++j)
+        for (float& x : data.k.view().row(0, j)) x = j == 0 ? 30.0F : 0.5F;
+    data.v.view().row(0, bad)[3] = std::numeric_limits<float>::quiet_NaN();
+    for (bf::index_t const first : {0, 20, 48, 60, 72, 90, 95}) // both kernel classes
+        for (bf::index_t const end : {96, 95}) {
+            if (end <= first) continue;
+            auto out = data.out;
+            bf::dense_sdpa(TestType{}, data.q.view().slice(first, end - first), data.k.view().slice(0, end),
+                           data.v.view().slice(0, end), out.view().slice(first, end - first), {.q_position = first});
+            for (bf::index_t t = first; t < end; ++t) {
+                CAPTURE(first, end, t);
+                REQUIRE(std::isnan(out.at(0, t, 3)) == (t >= bad));
+                REQUIRE(std::isfinite(out.at(0, t, 2)));
+            }
+        }
+}
+
+TEMPLATE_TEST_CASE("a problem runs where it was bound", "[backend]", bf::backend::scalar, bf::backend::simd<>) {
+    using other =
+        std::conditional_t<std::is_same_v<TestType, bf::backend::scalar>, bf::backend::simd<>, bf::backend::scalar>;
+    auto data           = bf::testing::make_problem({.heads = 2, .tokens = 3, .head_dim = 8});
+    auto const keys     = bf::pool(data.k.view(), data.v.view(), bf::visible::causal_prefix());
+    auto const bound    = bf::make_problem(other{}, data.q.view(), data.out.view(), {}, keys);
+    bf::problem const p = bound.problem();
+    REQUIRE(supports(other{}, p));
+    REQUIRE(supports(TestType{}, p).reason == "pool 0 was bound for another policy");
+    REQUIRE_THROWS_AS(bf::attend(TestType{}, std::span<bf::problem const>(&p, 1)), bf::backend_error);
+}
+
+#if defined(_OPENMP)
+TEST_CASE("items of many problems share the threads", "[backend]") {
+    std::vector<bf::testing::seeded_problem<>> data;
+    for (bf::index_t i = 0; i < 9; ++i)
+        data.push_back(bf::testing::make_problem({.heads    = 4,
+                                                  .kv_heads = 2,
+                                                  .tokens   = i % 3 == 0 ? 60 : 1,
+                                                  .keys     = 60 + 10 * i,
+                                                  .head_dim = 16,
+                                                  .seed     = static_cast<std::uint64_t>(i)}));
+    auto const keys_of = [](auto& p) {
+        return bf::pool(std::as_const(p.k).view(), std::as_const(p.v).view(), bf::visible::causal_prefix());
+    };
+    using keys_type = decltype(keys_of(data[0]));
+    bf::backend::simd<> const team{.executor = bf::openmp{.threads = 3}};
+    std::vector<keys_type> keys;
+    std::vector<bf::bound_problem<1>> bound;
+    std::vector<bf::problem> problems;
+    for (auto& p : data) keys.push_back(keys_of(p));
+    for (std::size_t i = 0; i < data.size(); ++i)
+        bound.push_back(bf::make_problem(team, data[i].q.view(), data[i].out.view(), {.q_position = 59}, keys[i]));
+    for (auto const& b : bound) problems.push_back(b.problem());
+    bf::attend(team, std::span<bf::problem const>(problems));
+    for (std::size_t i = 0; i < data.size(); ++i) {
+        auto alone = data[i];
+        bf::attend(bf::backend::simd<>{}, alone.q.view(), alone.out.view(), {.q_position = 59}, keys[i]);
+        REQUIRE(bf::testing::compare_bits(data[i].out.view(), alone.out.view()));
+    }
+}
+#endif
+
 TEST_CASE("workspace_bytes asks for shapes alone and does not move with the position", "[backend]") {
     bf::visible::interval const sees = bf::visible::causal_prefix();
     bf::pool_ref const pool          = dense_pool(sees, 100000);

@@ -330,6 +330,20 @@ struct unrotated_mean {
 
 } // namespace
 
+TEMPLATE_LIST_TEST_CASE("a token weight that makes no sense is refused by name", "[append]", cache_backends) {
+    TestType const policy;
+    bf::compressed_kv_cache<bf::raw_mix<float>, bf::weighted_mean_pooling> cache(small());
+    input const in(2, 3, 5, 3);
+    float const inf = std::numeric_limits<float>::infinity();
+    for (float const bad : {-1.0F, inf, -inf, std::numeric_limits<float>::quiet_NaN()}) {
+        std::vector<float> const weights{1.0F, 0.0F, bad};
+        REQUIRE_THROWS_AS(
+            bf::append(policy, cache, in.k.view(), in.v.view(), {.token_weights = bf::memory_ref(weights.data())}),
+            bf::shape_error);
+        REQUIRE(cache.tokens() == 0);
+    }
+}
+
 TEMPLATE_LIST_TEST_CASE("a pooling of the caller's is told absolute positions", "[append]", cache_backends) {
     TestType const policy;
     testing::tensor<float> k({2, 40, 5}), v({2, 40, 3});

@@ -6,6 +6,7 @@
 #include <butterfly/cache/attend.hpp>
 #include <butterfly/sdpa/dense_sdpa.hpp>
 #include <butterfly/testing/compare.hpp>
+#include <butterfly/testing/oracle.hpp>
 #include <butterfly/topology/causal_shift.hpp>
 #include <butterfly/topology/window.hpp>
 
@@ -197,6 +198,29 @@ TEMPLATE_LIST_TEST_CASE("a copy goes on by itself", "[attend]", cache_backends) 
     sequence last(200);
     bf::attend(policy, last.q.view().slice(190, 10), moved, routed(), last.out.view().slice(190, 10), {.scale = scale});
     for (bf::index_t d = 0; d < 12; ++d) REQUIRE(std::abs(last.out.at(3, 199, d) - wanted.out.at(3, 199, d)) < 1e-5);
+}
+
+TEST_CASE("the oracle appends and attends as any policy", "[attend]") {
+    sequence wanted(60), s(60);
+    bf::compressed_kv_cache<> plain(config(40)), cache(config(40));
+    run(bf::backend::scalar{}, plain, wanted, {25});
+    run(bf::testing::oracle{}, cache, s, {25});
+    for (bf::index_t t = 0; t < 60; ++t)
+        for (bf::index_t d = 0; d < 12; ++d) REQUIRE(std::abs(s.out.at(3, t, d) - wanted.out.at(3, t, d)) < 1e-5);
+}
+
+TEMPLATE_LIST_TEST_CASE("a cache that was moved from says so", "[attend]", cache_backends) {
+    TestType const policy;
+    bf::compressed_kv_cache<> cache({.kv_heads = 1, .head_dim = 4, .max_tokens = 64});
+    bf::heads_buffer<float> row({1, 1, 4});
+    bf::append(policy, cache, row.view(), row.view());
+    bf::compressed_kv_cache<> const now = std::move(cache);
+    REQUIRE(now.tokens() == 1);
+    REQUIRE_THROWS_AS(bf::append(policy, cache, row.view(), row.view()), bf::shape_error);
+    REQUIRE_THROWS_AS(bf::attend(policy, row.view(), cache, routed(), row.view()), bf::shape_error);
+    REQUIRE_THROWS_AS(cache.copy(policy), bf::shape_error);
+    cache.clear();
+    REQUIRE_THROWS_AS(bf::append(policy, cache, row.view(), row.view()), bf::shape_error);
 }
 
 TEMPLATE_LIST_TEST_CASE("a NaN reaches exactly the rows that see it", "[attend]", cache_backends) {

@@ -123,6 +123,15 @@ TEST_CASE("a bad file is a format_error that says where", "[interop]") {
     REQUIRE(message(file("{}", 0)) == "accepted");
 }
 
+TEST_CASE("a header that nests deep is refused, not followed", "[interop]") {
+    for (std::size_t const depth : {4, 1000, 1000000}) {
+        std::string const nest = std::string(depth, '[') + std::string(depth, ']');
+        REQUIRE(message(file(R"({"t":{"dtype":"F32","shape":)" + nest + R"(,"data_offsets":[0,0]}})", 0))
+                    .find("nests deeper") != std::string::npos);
+        REQUIRE(message(file(R"({"x":)" + nest + "}", 0)).find("nests deeper") != std::string::npos);
+    }
+}
+
 TEST_CASE("a truncated file is a format_error at every length", "[interop]") {
     auto const whole = file(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", 4);
     REQUIRE(message(whole) == "accepted");

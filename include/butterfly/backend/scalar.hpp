@@ -39,7 +39,7 @@ static_assert(host_policy<scalar>);
 namespace host {
 
 template <quant::decoder Codec>
-inline constexpr codec_ops scalar_codec_ops{&decode_rows<Codec>, encode_function<Codec>()};
+inline constexpr codec_ops scalar_codec_ops{&decode_rows<Codec>, encode_function<Codec>(), owner_of<scalar>()};
 
 /// One thread's row buffers.
 struct scalar_scratch {
@@ -119,7 +119,7 @@ template <quant::decoder Codec>
 }
 
 [[nodiscard]] inline support supports(scalar const& policy, problem const& p) {
-    std::string reason = host::decline(policy.executor, p);
+    std::string reason = host::decline(policy.executor, p, host::owner_of<scalar>());
     return {reason.empty(), reason};
 }
 

@@ -114,15 +114,28 @@ template <class Isa>
     return most_items(p, c) * most_spans(p) * stream_part::bytes(stream_scratch<Isa>::padded(p.out.shape.head_dim));
 }
 
-/// One item per row tile and head chunk, whole.
+/// One row tile and head chunk, whole.
 template <class Isa>
-void run_whole(executor const& threads, problem const& p, cut const& c, std::byte* scratch, index_t each) noexcept {
-    threads.each(c.items(), [&](index_t index, int thread) noexcept {
-        item const i = item_at(p, c, index);
-        if (c.stream)
-            stream_attention<Isa>(p, i, scratch + thread * each).run();
-        else
-            tile_attention<Isa>(p, i, scratch + thread * each).run();
+void run_item(problem const& p, cut const& c, index_t index, std::byte* scratch) noexcept {
+    item const i = item_at(p, c, index);
+    if (c.stream)
+        stream_attention<Isa>(p, i, scratch).run();
+    else
+        tile_attention<Isa>(p, i, scratch).run();
+}
+
+/// Items of all problems, dealt in turns: many short sequences share the threads.
+template <class Isa>
+void run_together(executor const& threads,
+                  std::span<problem const> problems,
+                  index_t most,
+                  std::byte* scratch,
+                  index_t each) noexcept {
+    auto const count = static_cast<index_t>(problems.size());
+    threads.each(most * count, [&](index_t work, int thread) noexcept {
+        problem const& p = problems[static_cast<std::size_t>(work % count)];
+        cut const c      = cut_problem<Isa>(p);
+        if (work / count < c.items()) run_item<Isa>(p, c, work / count, scratch + thread * each);
     });
 }
 
@@ -180,7 +193,7 @@ template <class Isa, quant::decoder Codec>
 template <class Isa>
 [[nodiscard]] support supports(simd<Isa> const& policy, problem const& p) {
     if (!Isa::available()) return {false, policy.name() + ": this CPU lacks the instruction set"};
-    std::string reason = host::decline(policy.executor, p);
+    std::string reason = host::decline(policy.executor, p, host::owner_of<Isa>());
     return {reason.empty(), reason};
 }
 
@@ -212,12 +225,20 @@ void run(simd<Isa> const& policy, std::span<problem const> problems) {
     index_t const each  = vec::thread_bytes<Isa>(problems);
     index_t const bytes = vec::workspace_bytes_of<Isa>(threads, problems);
     host::workspace const scratch(policy.executor, problems[0].options.workspace, bytes);
+    index_t items = 0, most = 0; // of all problems, of one
+    for (problem const& p : problems) {
+        index_t const count = vec::cut_problem<Isa>(p).items();
+        items += count;
+        most = std::max(most, count);
+    }
+    if (problems.size() > 1 && items >= 2 * threads)
+        return vec::run_together<Isa>(policy.executor, problems, most, scratch.data(), each);
     for (problem const& p : problems) {
         vec::cut const c = vec::cut_problem<Isa>(p);
         if (vec::split_spans<Isa>(p, c, threads))
             vec::run_spans<Isa>(policy.executor, p, c, scratch.data(), each, scratch.data() + each * threads);
         else
-            vec::run_whole<Isa>(policy.executor, p, c, scratch.data(), each);
+            vec::run_together<Isa>(policy.executor, {&p, 1}, c.items(), scratch.data(), each);
     }
 }
 

@@ -128,24 +128,25 @@ public:
     /// A cache of its own with the same content: allocates and copies allocated_bytes().
     template <class Policy>
     [[nodiscard]] compressed_kv_cache copy(Policy const& policy) const {
-        compressed_kv_cache other(config_, mix_, pooling_);
-        copy_bytes(policy, memory_.at(0), other.memory_.at(0), layout_.bytes);
-        other.counters_ = counters_;
-        return other;
+        return copied(policy, compressed_kv_cache(config_, mix_, pooling_));
     }
 
     /// The same in the caller's memory; see the constructors.
     template <class Policy>
     [[nodiscard]] compressed_kv_cache copy(Policy const& policy, std::span<std::byte> memory) const {
-        compressed_kv_cache other(config_, memory, mix_, pooling_);
-        copy_bytes(policy, memory_.at(0), other.memory_.at(0), layout_.bytes);
-        other.counters_ = counters_;
-        return other;
+        return copied(policy, compressed_kv_cache(config_, memory, mix_, pooling_));
+    }
+
+    /// The same in `bytes` bytes of the policy's memory; see the constructors.
+    template <class Policy>
+    [[nodiscard]] compressed_kv_cache copy(Policy const& policy, memory_ref memory, index_t bytes) const {
+        return copied(policy, compressed_kv_cache(config_, memory, bytes, mix_, pooling_));
     }
 
     /// The pools with a policy's functions for their codecs. Valid while the cache stays where it is.
     template <class Policy>
     [[nodiscard]] cache_pools pools(Policy const& policy) const {
+        if (!memory_.at(0)) detail::fail<shape_error>("cache: it was moved from and has no memory");
         index_t const sinks = std::min(config_.sinks(), tokens());
         index_t const dk    = config_.head_dim;
         index_t const dv    = config_.value_dim();
@@ -205,6 +206,14 @@ public:
 private:
     compressed_kv_cache(cache_config const& config, Mix const& mix, Pooling const& pool, detail::cache_layout const& at)
         : config_(config), mix_(mix), pooling_(pool), counters_(config), layout_(at) {}
+
+    template <class Policy>
+    [[nodiscard]] compressed_kv_cache copied(Policy const& policy, compressed_kv_cache other) const {
+        if (!memory_.at(0)) detail::fail<shape_error>("cache: it was moved from and has no memory");
+        copy_bytes(policy, memory_.at(0), other.memory_.at(0), layout_.bytes);
+        other.counters_ = counters_;
+        return other;
+    }
 
     [[nodiscard]] static bool has_log_weights(cache_config const& c) noexcept {
         return c.rules.counted || Pooling::takes_weights;

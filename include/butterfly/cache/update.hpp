@@ -33,7 +33,7 @@ struct block_range {
 
 /// One change of a cache.
 struct cache_update {
-    std::array<row_store, 5> stores{};
+    std::array<row_store, 5> stores{}; // with token_weights, the last one is theirs
     std::size_t store_count = 0;
 
     block_range before{};       // blocks to be summarised before rows are stored

@@ -69,7 +69,7 @@ struct graph_metrics {
                 if (j == no_neighbor) continue;
                 auto const code = static_cast<edge_code>(types[slot]);
                 ++degree;
-                ++m.edge_counts[types[slot]];
+                if (types[slot] < m.edge_counts.size()) ++m.edge_counts[types[slot]];
                 m.causal_edges += j <= node;
                 shortcuts += (code == edge_code::cycle || code == edge_code::rewire) && std::abs(j - node) > 1;
             }

@@ -100,8 +100,10 @@ inline constexpr dtype dtype_of<std::int32_t> = dtype::i32;
 [[nodiscard]] inline nlohmann::json parse_header(std::string_view text) {
     std::vector<std::set<std::string>> names;
     std::string twice;
-    auto const watch = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& value) {
+    bool deep        = false;
+    auto const watch = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
         using kind = nlohmann::json::parse_event_t;
+        if (depth > 3) return !(deep = true); // the file, a tensor, its shape: nothing stands deeper
         if (event == kind::object_start) names.emplace_back();
         if (event == kind::object_end && !names.empty()) names.pop_back();
         if (event == kind::key && !names.empty() && !names.back().insert(value.get<std::string>()).second)
@@ -109,6 +111,7 @@ inline constexpr dtype dtype_of<std::int32_t> = dtype::i32;
         return true;
     };
     nlohmann::json header = nlohmann::json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
+    if (deep) bad("the header nests deeper than a tensor's shape");
     if (header.is_discarded() || !header.is_object()) bad("the header is no JSON object");
     if (!twice.empty()) bad("the header names " + twice + " twice");
     return header;
@@ -215,6 +218,7 @@ template <element T>
     if (shape.size() == 4 && shape[0] == 1) shape = shape.subspan(1);
     if (shape.size() != 3) detail::bad(t.name + " is no tensor of heads, tokens and head_dim");
     std::vector<T> const read = values<T>(t);
+    if (read.empty()) return {}; // an extent of 0 leaves the others free to be anything
     heads_buffer<T> out({shape[0], shape[1], shape[2]});
     std::copy(read.begin(), read.end(), out.values().begin());
     return out;

@@ -87,6 +87,19 @@ inline void check_tensor(tensor_ref const& t, subject const& at) {
     check_reach(t.shape.heads, t.strides.head, t.shape.tokens, t.strides.token, at);
 }
 
+/// Throws shape_error where two rows of a tensor that will be written share elements.
+inline void check_apart(tensor_ref const& t, subject const& at) {
+    if (checked_size(t.shape) == 0) return;
+    auto const nested = [&](index_t inner, index_t inner_count, index_t outer, index_t outer_count) {
+        return (inner_count == 1 || inner >= t.shape.head_dim) &&
+               (outer_count == 1 || outer >= (inner_count - 1) * inner + t.shape.head_dim);
+    };
+    index_t const head = magnitude(t.strides.head), token = magnitude(t.strides.token);
+    if (!nested(token, t.shape.tokens, head, t.shape.heads) && !nested(head, t.shape.heads, token, t.shape.tokens))
+        fail<shape_error>(at.text() + " has overlapping rows: shape " + to_text(t.shape) + ", strides of head " +
+                          std::to_string(t.strides.head) + " and token " + std::to_string(t.strides.token));
+}
+
 inline void check_same(index_t a, index_t b, subject const& at, char const* other) {
     if (a != b) fail<shape_error>(at.text() + " " + std::to_string(a) + ", " + other + " " + std::to_string(b));
 }
@@ -153,6 +166,7 @@ inline void check_mask(problem const& p, char const* who) {
 inline void check_problem(problem const& p, char const* who) {
     check_tensor(p.q, {who, "q"});
     check_tensor(p.out, {who, "out"});
+    check_apart(p.out, {who, "out"});
     if (p.q.shape.heads < 1 || p.q.shape.head_dim < 1)
         fail<shape_error>(subject(who, "q has shape ").text() + to_text(p.q.shape));
     if (p.pool_count < 1) fail<shape_error>(subject(who, "no pools").text());

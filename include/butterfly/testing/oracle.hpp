@@ -8,6 +8,7 @@
 // and never from its walk over tiles, so that a wrong walk and a wrong oracle are two separate mistakes. `oracle` is
 // the same as a policy: any front-door call takes it in the place of a backend.
 
+#include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/codec_ops.hpp>
 #include <butterfly/backend/host/rows.hpp>
 #include <butterfly/backend/policy.hpp>
@@ -82,8 +83,8 @@ static_assert(backend::host_policy<oracle>);
 namespace detail {
 
 template <quant::decoder Codec>
-inline constexpr backend::host::codec_ops oracle_codec_ops{&backend::host::decode_rows<Codec>,
-                                                           backend::host::encode_function<Codec>()};
+inline constexpr backend::host::codec_ops oracle_codec_ops{
+    &backend::host::decode_rows<Codec>, backend::host::encode_function<Codec>(), backend::host::owner_of<oracle>()};
 
 /// Rows of one head of a storage as doubles, each decoded when it is first asked for.
 class decoded_rows {
@@ -285,5 +286,10 @@ inline void run(oracle const& policy, std::span<problem const> problems) {
     }
     policy.executor.wait();
 }
+
+// A cache's own work is the host's, whatever attends it.
+using backend::copy_bytes;
+using backend::update_cache;
+using backend::workspace_bytes;
 
 } // namespace butterfly::testing

@@ -164,11 +164,27 @@ template <host_policy Policy>
     return host::cache_scratch::bytes(u) * policy.executor.threads() + host::scratch_alignment;
 }
 
-/// Does an update. Throws, before anything is touched, where there is no scratch memory. The participants of a `share`
-/// leave together, after one of them has called commit().
+namespace host {
+
+/// Throws shape_error where a weight given for a token is negative or not finite. Weights are the last store.
+inline void check_weights(cache_update const& u) {
+    if (!u.token_weights || !u.stores[u.store_count - 1].from.memory) return;
+    tensor_ref const& given = u.stores[u.store_count - 1].from;
+    auto const* const w     = host_pointer<float const>(given.memory);
+    for (index_t i = 0; i < given.shape.tokens; ++i)
+        if (!(w[i] >= 0.0F && w[i] <= std::numeric_limits<float>::max()))
+            detail::fail<shape_error>("append: token_weights[" + std::to_string(i) + "] is " + std::to_string(w[i]) +
+                                      ", must be finite and not negative");
+}
+
+} // namespace host
+
+/// Does an update. Throws, before anything is touched, where there is no scratch memory or a weight makes no sense. The
+/// participants of a `share` leave together, after one of them has called commit().
 template <host_policy Policy, class Commit>
 void update_cache(Policy const& policy, cache_update const& u, std::span<std::byte> workspace, Commit const& commit) {
     executor const& threads = policy.executor;
+    host::check_weights(u);
     if (workspace.empty() && !threads.can_publish())
         detail::fail<backend_error>(threads.name() + ": a share whose barrier has no board needs options.workspace");
     host::workspace const scratch(threads, workspace, workspace_bytes(policy, u) - host::scratch_alignment);

@@ -3,6 +3,7 @@
 
 // Scratch memory of one call: the caller's span, or one allocation at entry, before any kernel runs.
 
+#include <butterfly/backend/host/codec_ops.hpp>
 #include <butterfly/core/executor.hpp>
 #include <butterfly/sdpa/problem.hpp>
 
@@ -23,8 +24,15 @@ template <class T>
     return detail::round_up(count * static_cast<index_t>(sizeof(T)), scratch_alignment);
 }
 
-/// Why an executor cannot run a call; empty where it can. A share whose barrier has no board cannot pass a pointer on.
-[[nodiscard]] inline std::string decline(executor const& e, problem const& p) {
+/// Why a call cannot run; empty where it can. A share whose barrier has no board cannot pass a pointer on, and a
+/// problem bound for one policy names functions of another's kind. `owner`: owner_of the policy that asks.
+[[nodiscard]] inline std::string decline(executor const& e, problem const& p, void const* owner = nullptr) {
+    for (int i = 0; i < p.pool_count; ++i)
+        for (storage_ref const* s : {&p.pools[i].keys, &p.pools[i].values}) {
+            auto const* const ops = static_cast<codec_ops const*>(s->ops);
+            if (owner != nullptr && ops != nullptr && ops->owner != nullptr && ops->owner != owner)
+                return "pool " + std::to_string(i) + " was bound for another policy";
+        }
     if (e.can_publish() || !p.options.workspace.empty()) return {};
     return e.name() + ": a share whose barrier has no board needs options.workspace";
 }

@@ -141,7 +141,8 @@ private:
             score_strip<Isa>(at_.queries + s * dk_ * strip, rows_in(s), at_.keys, dk_, first, end, dk_, at_.scores);
             adjust(pool, tile, s, first, end);
             if (tile.bits != nullptr) runs ? hide_runs(s, first, end) : hide_bits(tile, s, first, end);
-            if (!soften(s, first, end)) continue;
+            // Where every weight is 0 there is nothing to add, but what is not finite: 0 * inf is NaN for who sees it.
+            if (!soften(s, first, end) && (all ? all_finite(first, end) : finite)) continue;
             if (finite)
                 accumulate_strip<Isa>(at_.scores, rows_in(s), at_.values, first, end, at_.out + s * strip * stride_,
                                       stride_);

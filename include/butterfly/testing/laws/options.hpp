@@ -73,6 +73,7 @@ template <class Policy>
             with("negative scale", [](attend_options& o) { o.scale = -0.3F; });
             with("not causal", [](attend_options& o) { o.causal = false; });
             with("soft_cap", [](attend_options& o) { o.soft_cap = 2.5F; });
+            with("large soft_cap", [](attend_options& o) { o.soft_cap = 1e6F; }); // as good as none
             with("q_position", [](attend_options& o) { o.q_position = 7; });
             with("q_position past the keys", [&](attend_options& o) { o.q_position = keys + 100; });
             with("q_positions", [&](attend_options& o) { o.q_positions = arrays.positions.data(); });
