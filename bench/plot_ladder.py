@@ -85,12 +85,24 @@ def ticks(low, high, text):
     return sorted({v for v in values if low <= v <= high})
 
 
+def fail(text):
+    print(f"plot_ladder: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
 def read(path):
-    with open(path, encoding="utf-8") as file:
-        data = json.load(file)
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = json.load(file)
+    except OSError as error:
+        fail(f"{path}: {error.strerror}")
+    except ValueError as error:
+        fail(f"{path} is no JSON: {error}")
+    if not isinstance(data, dict):
+        fail(f"{path} is not what context_ladder --json writes")
     rungs = [r for r in data.get("rungs", []) if "systems" in r]
     if not rungs:
-        sys.exit(f"plot_ladder: {path} has no rung that was measured")
+        fail(f"{path} has no rung that was measured")
     return data, rungs
 
 
