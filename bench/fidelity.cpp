@@ -55,7 +55,7 @@ void add_options(CLI::App& app, options& o) {
         ->check(CLI::Range(1, 1 << 20));
     app.add_option("--seed", o.synthetic.seed, "of the made-up input")->capture_default_str();
     app.add_option("--sink", o.synthetic.sink, "of the made-up input: nats by which the first tokens stand out")
-        ->check(CLI::Range(0.0, 64.0))
+        ->check(bench::number_between(0.0, 64.0))
         ->capture_default_str();
     app.add_option("--queries", o.queries, "positions to judge: all, half (the second), or FIRST:END:STEP")
         ->capture_default_str();
@@ -72,9 +72,15 @@ void add_options(CLI::App& app, options& o) {
     app.add_option("--stride", o.shared.stride, "of fixed_stride in gap_free")
         ->check(CLI::Range(1, 1 << 20))
         ->capture_default_str();
-    app.add_option("--block-size", o.shared.block_size)->check(CLI::Range(1, 1 << 20))->capture_default_str();
-    app.add_option("--exact-window", o.shared.exact_window)->check(CLI::Range(1, 1 << 20))->capture_default_str();
-    app.add_option("--exact-sinks", o.shared.exact_sinks)->check(CLI::Range(0, 1 << 20))->capture_default_str();
+    app.add_option("--block-size", o.shared.block_size, "tokens of a block")
+        ->check(CLI::Range(1, 1 << 20))
+        ->capture_default_str();
+    app.add_option("--exact-window", o.shared.exact_window, "latest tokens that are exact")
+        ->check(CLI::Range(1, 1 << 20))
+        ->capture_default_str();
+    app.add_option("--exact-sinks", o.shared.exact_sinks, "first tokens that stay exact, in gap_free")
+        ->check(CLI::Range(0, 1 << 20))
+        ->capture_default_str();
     app.add_option("--max-tokens", o.shared.max_tokens, "room of the cache, which fixes the stages; 0: the tokens")
         ->check(CLI::Range(0, 1 << 30));
     app.add_option("--steps", o.steps, "tokens of each append, a list; the last one repeats")->capture_default_str();
@@ -297,6 +303,8 @@ void write_files(options const& o,
 
 void run(options o, bench::json document) {
     bench::check_writable(o.common.json);
+    bench::check_writable(o.out, "--out");
+    bench::check_writable(o.certificate, "--certificate");
     auto const asked  = requests(o);
     bool const oracle = o.systems.find("oracle") != std::string::npos;
     auto const best   = oracle ? parse_sizes(o.best_keys, "--best-keys") : std::vector<index_t>{};

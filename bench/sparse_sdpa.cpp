@@ -24,7 +24,10 @@
 #include <benchmark/benchmark.h>
 
 #include <chrono>
+#include <fstream>
+#include <iostream>
 #include <optional>
+#include <sstream>
 
 namespace bf = butterfly;
 using bf::index_t;
@@ -210,6 +213,13 @@ void register_all(options const& o, bench::machine const& m) {
     }
 }
 
+/// The numbers are to be shown around: they do not name the host.
+void write_without_host(std::istream& in, std::string const& path) {
+    auto numbers = bench::json::parse(in);
+    numbers["context"].erase("host_name");
+    bench::write_json(numbers, path);
+}
+
 void run(options const& o) {
     bench::check_writable(o.common.json);
     if (o.heads % o.kv_heads != 0)
@@ -219,7 +229,6 @@ void run(options const& o) {
     register_all(o, m);
 
     std::vector<std::string> words{"sparse_sdpa"};
-    if (o.common.json == "-") words.emplace_back("--benchmark_format=json");
     if (!o.common.json.empty() && o.common.json != "-") {
         words.push_back("--benchmark_out=" + o.common.json);
         words.emplace_back("--benchmark_out_format=json");
@@ -231,7 +240,20 @@ void run(options const& o) {
     benchmark::AddCustomContext("backend", m.name());
     benchmark::AddCustomContext("executor", m.executor.name());
     benchmark::AddCustomContext("heads", fmt::format("{}/{}", o.heads, o.kv_heads));
-    benchmark::RunSpecifiedBenchmarks();
+    if (o.common.json == "-") {
+        std::stringstream text;
+        benchmark::JSONReporter reporter;
+        reporter.SetOutputStream(&text);
+        reporter.SetErrorStream(&std::cerr);
+        benchmark::RunSpecifiedBenchmarks(&reporter);
+        write_without_host(text, o.common.json);
+    } else {
+        benchmark::RunSpecifiedBenchmarks();
+        if (!o.common.json.empty()) {
+            std::ifstream file(o.common.json);
+            write_without_host(file, o.common.json);
+        }
+    }
     benchmark::Shutdown();
 }
 
@@ -241,15 +263,21 @@ int main(int argc, char** argv) {
     options o;
     CLI::App app("Dense attention against every sparse form, interleaved in one process.", "sparse_sdpa");
     o.common.add_to(app);
-    app.add_option("--forms", o.forms, "a list of dense, graph, blocks, window, compressed")->capture_default_str();
-    app.add_option("--tokens", o.tokens, "a list of sizes")->capture_default_str();
-    app.add_option("--head-dim", o.dims, "a list")->capture_default_str();
-    app.add_option("--block-size", o.blocks, "of blocks and compressed, a list")->capture_default_str();
-    app.add_option("--density", o.densities, "shares of the causal triangle, a list")->capture_default_str();
+    app.add_option("--forms", o.forms, "a list of dense, graph, blocks, window, compressed")
+        ->check(bench::not_empty())
+        ->capture_default_str();
+    app.add_option("--tokens", o.tokens, "a list of sizes")->check(bench::not_empty())->capture_default_str();
+    app.add_option("--head-dim", o.dims, "a list")->check(bench::not_empty())->capture_default_str();
+    app.add_option("--block-size", o.blocks, "of blocks and compressed, a list")
+        ->check(bench::not_empty())
+        ->capture_default_str();
+    app.add_option("--density", o.densities, "shares of the causal triangle, a list")
+        ->check(bench::not_empty())
+        ->capture_default_str();
     app.add_option("--heads", o.heads, "query heads")->check(CLI::Range(1, 256))->capture_default_str();
     app.add_option("--kv-heads", o.kv_heads, "key and value heads")->check(CLI::Range(1, 256))->capture_default_str();
     app.add_option("--min-time", o.min_time, "seconds each form is timed at least")
-        ->check(CLI::Range(0.001, 1000.0))
+        ->check(bench::number_between(0.001, 1000.0))
         ->capture_default_str();
     return bench::run_program(app, argc, argv, [&] { run(o); });
 }

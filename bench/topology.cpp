@@ -8,22 +8,23 @@
 #include <butterfly/topology/reach.hpp>
 #include <butterfly/version.hpp>
 
+#include "memory.hpp"
+#include "report.hpp"
 #include "row_text.hpp"
+#include "usage.hpp"
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
-#include <nlohmann/json.hpp>
 
 #include <chrono>
-#include <fstream>
 
 namespace {
 
 namespace bf       = butterfly;
 namespace topology = butterfly::topology;
+using bench::json;
 using bf::index_t;
-using json = nlohmann::ordered_json;
 
 struct settings {
     std::string row = "cycle:seed=7,window:64,landmark:64,self";
@@ -36,8 +37,41 @@ struct settings {
     int partners = 0;
 };
 
+/// Neighbours that a rule gives one node at most.
+struct most_neighbors {
+    double nodes;
+
+    double operator()(topology::cycle const& r) const { return 2.0 * static_cast<double>(r.cycles); }
+    double operator()(topology::window const& r) const { return static_cast<double>(r.predecessors); }
+    double operator()(topology::landmark const& r) const {
+        return std::min(nodes / static_cast<double>(std::max<index_t>(1, r.stride)), static_cast<double>(r.count));
+    }
+    double operator()(topology::self const&) const { return 1; }
+    double operator()(topology::fixed_stride const& r) const { return static_cast<double>(r.count); }
+    double operator()(topology::benes const& r) const { return static_cast<double>(r.phases.size()); }
+    double operator()(topology::random_predecessor const& r) const { return static_cast<double>(r.draws.size()); }
+    double operator()(auto const& r) const { return static_cast<double>(r.stages.size()); }
+};
+
+/// Throws usage_error where the graph is larger than the memory there is.
+void check_memory(settings const& s, bench::text_row const& rules) {
+    auto const available = bench::available_memory();
+    if (!available || s.heads < 1 || s.nodes < 1) return;
+    auto const nodes = static_cast<double>(s.nodes);
+    double degree    = 0;
+    for (auto const& rule : rules.rules()) degree += std::visit(most_neighbors{nodes}, rule);
+    degree = std::min(std::max(degree, 1.0), nodes);
+    if (s.max_degree > 0) degree = std::min(degree, static_cast<double>(s.max_degree));
+    double const bytes = 5 * static_cast<double>(s.heads) * nodes * degree + 4 * nodes;
+    if (bytes > static_cast<double>(*available))
+        throw bench::usage_error("--nodes {}, --heads {}: the graph needs about {} GB of memory, {} GB are available",
+                                 s.nodes, s.heads, bench::three_digits(bytes / 1e9),
+                                 bench::three_digits(static_cast<double>(*available) / 1e9));
+}
+
 json report_row(settings const& s) {
     auto const rules = bench::parse_row(s.row);
+    check_memory(s, rules);
     topology::topology_shape const shape{.heads = s.heads, .nodes = s.nodes};
     auto const start     = std::chrono::steady_clock::now();
     bf::graph const g    = topology::build({.heads = s.heads, .nodes = s.nodes, .max_degree = s.max_degree}, rules);
@@ -145,18 +179,32 @@ void print_schedule(json const& r) {
                percent("published_reach"));
 }
 
-int run(settings const& s) {
+void run(settings const& s) try {
+    bench::check_writable(s.json_path);
+    bench::check_writable(s.dump, "--dump");
     json const report = s.schedule ? report_schedule(s) : report_row(s);
     if (s.json_path != "-") s.schedule ? print_schedule(report) : print_row(report);
-    if (s.json_path == "-") {
-        fmt::print("{}\n", report.dump(2));
-    } else if (!s.json_path.empty()) {
-        std::ofstream file(s.json_path);
-        file << report.dump(2) << '\n';
-        if (!file.flush()) throw bf::format_error("cannot write " + s.json_path);
-    }
-    return 0;
+    bench::write_json(report, s.json_path);
+} catch (std::logic_error const& e) { // shapes, rules and room are the user's
+    std::string_view what = e.what();
+    if (what.starts_with("topology: ")) what.remove_prefix(10);
+    throw bench::usage_error("{}", what);
+} catch (bf::format_error const& e) {
+    throw bench::usage_error("--dump {}: {}", s.dump, e.what());
 }
+
+constexpr char const* rules_of_rows =
+    "Rules of --row; a bare VALUE belongs to the first key, and lists are joined by +, as in causal_shift:0+3:\n"
+    "  cycle          seed, cycles, draw (independent, disjoint, regular_partition), clusters\n"
+    "  window         predecessors\n"
+    "  landmark       stride, count\n"
+    "  self\n"
+    "  causal_shift   stages\n"
+    "  xor            stages\n"
+    "  bit_reversal   stages\n"
+    "  benes          phases\n"
+    "  fixed_stride   stride, count\n"
+    "  random         draws";
 
 } // namespace
 
@@ -174,10 +222,12 @@ int main(int argc, char** argv) {
     app.add_option("--hops", s.hops, "count nodes within this many hops; 0: leave out")
         ->check(CLI::Range(0, 64))
         ->capture_default_str();
-    app.add_option("--dump", s.dump, "write the graph to this .npz");
+    auto* const dump = app.add_option("--dump", s.dump, "write the graph to this .npz");
     app.add_option("--json", s.json_path, "write the numbers to this file, or - for standard output");
-    app.add_flag("--schedule", s.schedule, "stages per attention layer and reach, instead of a graph");
-    app.add_option("--layers", s.layers, "attention layers of the schedule")->capture_default_str();
+    app.add_flag("--schedule", s.schedule, "stages per attention layer and reach, instead of a graph")->excludes(dump);
+    app.add_option("--layers", s.layers, "attention layers of the schedule")
+        ->check(CLI::Range(1, 4096))
+        ->capture_default_str();
     app.add_option("--blocks", s.blocks, "blocks of the schedule")->capture_default_str();
     app.add_option("--partners", s.partners, "stages per layer; 0: as few as use every stage")->capture_default_str();
     app.add_option("--local", s.local, "blocks before each block that every layer sees")->capture_default_str();
@@ -185,19 +235,6 @@ int main(int argc, char** argv) {
     app.add_option("--first", s.first, "published stages: index of the first attention layer")->capture_default_str();
     app.add_option("--every", s.every, "published stages: layers from one attention layer to the next")
         ->capture_default_str();
-    try {
-        app.parse(argc, argv);
-        return run(s);
-    } catch (CLI::Success const& e) { // --help, --version
-        return app.exit(e);
-    } catch (CLI::ParseError const& e) {
-        fmt::print(stderr, "topology: {}\n", e.what());
-        return 2;
-    } catch (bf::format_error const& e) { // the system refused a file
-        fmt::print(stderr, "topology: {}\n", e.what());
-        return 1;
-    } catch (std::exception const& e) {
-        fmt::print(stderr, "topology: {}\n", e.what());
-        return 2;
-    }
+    app.footer(rules_of_rows);
+    return bench::run_program(app, argc, argv, [&] { run(s); });
 }

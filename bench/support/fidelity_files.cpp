@@ -4,6 +4,7 @@
 #include <butterfly/graph/npz.hpp>
 #include <butterfly/interop/safetensors.hpp>
 
+#include "finite.hpp"
 #include "usage.hpp"
 
 #include <algorithm>
@@ -30,7 +31,12 @@ bf::heads_buffer<float> read(safetensors::contents const& file, std::string cons
 qkv load_qkv(std::string const& path, index_t layer) try {
     auto const bytes  = safetensors::read_bytes(path);
     auto const file   = safetensors::parse(bytes);
-    auto const tensor = [&](char const* side) { return read(file, fmt::format("layer{}.{}", layer, side)); };
+    auto const tensor = [&](char const* side) {
+        std::string const name       = fmt::format("layer{}.{}", layer, side);
+        bf::heads_buffer<float> rows = read(file, name);
+        check_finite(path, name, rows);
+        return rows;
+    };
     qkv in{tensor("q"), tensor("k"), tensor("v"), fmt::format("{}, layer {}", path, layer)};
     bf::heads_shape const q = in.q.shape(), k = in.k.shape(), v = in.v.shape();
     if (k.heads < 1 || q.heads % k.heads != 0 || v.heads != k.heads || k.tokens != q.tokens || v.tokens != q.tokens ||
@@ -39,6 +45,8 @@ qkv load_qkv(std::string const& path, index_t layer) try {
                           bf::detail::to_text(q), bf::detail::to_text(k), bf::detail::to_text(v));
     return in;
 } catch (bf::format_error const& e) {
+    throw usage_error("{}: {}", path, e.what());
+} catch (bf::shape_error const& e) {
     throw usage_error("{}: {}", path, e.what());
 }
 

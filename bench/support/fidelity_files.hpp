@@ -12,7 +12,8 @@
 namespace bench {
 
 /// Tensors layerL.q [heads, tokens, head_dim], layerL.k and layerL.v [kv_heads, tokens, head_dim] of a safetensors
-/// file, float16, bfloat16 or float32. Throws usage_error where they are not there or do not fit each other.
+/// file, float16, bfloat16 or float32. Throws usage_error where they are not there, are not finite or do not
+/// fit each other.
 [[nodiscard]] qkv load_qkv(std::string const& path, index_t layer);
 
 /// Outputs as safetensors, float32: one tensor [heads, queries, value_dim] per name, and the int32 [queries]

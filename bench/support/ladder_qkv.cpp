@@ -3,6 +3,8 @@
 
 #include <butterfly/interop/safetensors.hpp>
 
+#include "finite.hpp"
+
 #include <algorithm>
 #include <charconv>
 
@@ -66,7 +68,10 @@ std::vector<qkv_layer> read_qkv(std::string const& path) try {
     std::vector<qkv_layer> layers;
     for (index_t const number : layers_of(file)) {
         auto const read = [&](char const* side) {
-            return read_heads(file.at(fmt::format("layer{}.{}", number, side)));
+            std::string const name       = fmt::format("layer{}.{}", number, side);
+            bf::heads_buffer<float> rows = read_heads(file.at(name));
+            check_finite("--qkv " + path, name, rows);
+            return rows;
         };
         layers.push_back({number, read("q"), read("k"), read("v")});
         check_layer(path, layers.back(), layers.front());
@@ -74,6 +79,8 @@ std::vector<qkv_layer> read_qkv(std::string const& path) try {
     if (layers.empty()) throw usage_error("--qkv {}: it has no tensor layerL.q", path);
     return layers;
 } catch (bf::format_error const& e) {
+    throw usage_error("--qkv {}: {}", path, e.what());
+} catch (bf::shape_error const& e) {
     throw usage_error("--qkv {}: {}", path, e.what());
 }
 

@@ -18,7 +18,8 @@ struct qkv_geometry {
     index_t tokens = 0;
 };
 
-/// Throws usage_error naming the file where it cannot be read or its tensors do not fit together.
+/// Throws usage_error naming the file where it cannot be read or its tensors do not fit together or are not
+/// finite.
 [[nodiscard]] qkv_geometry read_qkv_geometry(std::string const& path);
 
 /// One layer of a file, widened to f32.

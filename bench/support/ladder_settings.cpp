@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <charconv>
 
 namespace bench {
 namespace {
@@ -65,6 +66,21 @@ std::vector<index_t> parse_contexts(std::string const& text) {
     std::sort(contexts.begin(), contexts.end());
     contexts.erase(std::unique(contexts.begin(), contexts.end()), contexts.end());
     return contexts;
+}
+
+std::vector<index_t> parse_numbers(std::string const& text, index_t layers) {
+    std::vector<index_t> numbers;
+    for (std::string const& part : split_list(text)) {
+        index_t n              = 0;
+        char const* const last = part.data() + part.size();
+        auto const [end, code] = std::from_chars(part.data(), last, n);
+        if (code != std::errc{} || end != last || n < 0)
+            throw usage_error("--layer-numbers: '{}' is no number of a layer", part);
+        numbers.push_back(n);
+    }
+    if (static_cast<index_t>(numbers.size()) != layers)
+        throw usage_error("--layer-numbers: {} given, {} layers", numbers.size(), layers);
+    return numbers;
 }
 
 } // namespace
@@ -157,13 +173,17 @@ nlohmann::ordered_json ladder_settings::to_json() const {
 ladder_command_line::ladder_command_line(CLI::App& app) {
     s_.common.add_to(app);
     auto const positive = CLI::Range(index_t{1}, index_t{1} << 24);
-    app.add_option("--contexts", contexts_, "context lengths (default: 32k,64k,128k,256k)")->type_name("LIST");
+    app.add_option("--contexts", contexts_, "context lengths (default: 32k,64k,128k,256k)")
+        ->check(not_empty())
+        ->type_name("LIST");
     app.add_option("--model", model_, "geometry: " + model_names())->capture_default_str();
     app.add_option("--heads", heads_, "query heads, instead of the model's")->check(positive);
     app.add_option("--kv-heads", kv_heads_, "key/value heads, instead of the model's")->check(positive);
     app.add_option("--head-dim", head_dim_, "columns of a head, instead of the model's")->check(positive);
     app.add_option("--layers", layers_, "attention layers, instead of the model's")->check(positive);
-    app.add_option("--systems", systems_, "of dense,window,block_sparse,compressed (default: all)")->type_name("LIST");
+    app.add_option("--systems", systems_, "of dense,window,block_sparse,compressed (default: all)")
+        ->check(not_empty())
+        ->type_name("LIST");
     app.add_option("--preset", s_.preset, "rules of compressed: gap_free or published")->capture_default_str();
     app.add_option("--partner", s_.partner,
                    "rule that routes blocks: causal_shift, xor, bit_reversal, benes, "
@@ -186,7 +206,7 @@ ladder_command_line::ladder_command_line(CLI::App& app) {
     app.add_option("--rounds", s_.rounds, "timed rounds, medians are shown (default: up to 7 within the budget)")
         ->check(CLI::Range(0, 100));
     app.add_option("--budget", s_.budget, "seconds that all rungs together aim at")
-        ->check(CLI::Range(0.0, 1e6))
+        ->check(number_between(0.0, 1e6))
         ->capture_default_str();
     app.add_option("--seed", s_.seed, "seed of the random rows")->capture_default_str();
     app.add_option("--qkv", s_.qkv, "real tensors: safetensors with layerL.q, layerL.k and layerL.v")
@@ -212,10 +232,7 @@ void ladder_command_line::resolve_model(ladder_settings& s) const {
         s.model.layers  = layers_;
         s.model.numbers = every_fourth(layers_);
     }
-    if (!numbers_.empty()) {
-        s.model.numbers.clear();
-        for (std::string const& n : split_list(numbers_)) s.model.numbers.push_back(std::stoll(n));
-    }
+    if (!numbers_.empty()) s.model.numbers = parse_numbers(numbers_, s.model.layers);
     bool const same = s.model.heads == named.heads && s.model.kv_heads == named.kv_heads &&
                       s.model.head_dim == named.head_dim && s.model.layers == named.layers;
     if (!same) {
@@ -253,6 +270,11 @@ ladder_settings ladder_command_line::finish() {
     if (s.contexts.back() > longest)
         throw usage_error("--contexts: {} is more than the {} tokens of {}", size_text(s.contexts.back()), longest,
                           s.qkv);
+    if (s.partner == "none" && s.partners > 0)
+        throw usage_error("--partners {}: --partner none has no partners", s.partners);
+    // The default suits every context.
+    if (s.exact_sinks > std::max(s.contexts.front(), ladder_settings().exact_sinks))
+        throw usage_error("--exact-sinks {}: the shortest context has {} tokens", s.exact_sinks, s.contexts.front());
     check_writable(s.common.json);
     return s;
 }

@@ -49,10 +49,10 @@ std::FILE* text_stream(std::string const& json_path) {
     return json_path == "-" ? stderr : stdout;
 }
 
-void check_writable(std::string const& path) {
+void check_writable(std::string const& path, std::string_view option) {
     if (path.empty() || path == "-") return;
     if (std::ofstream const out(path, std::ios::app); !out)
-        throw usage_error("--json {}: the file cannot be written", path);
+        throw usage_error("{} {}: the file cannot be written", option, path);
 }
 
 void write_json(json const& j, std::string const& path) {

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstdio>
 #include <iostream>
+#include <new>
 
 namespace bench {
 
@@ -39,6 +40,19 @@ std::vector<std::string> split_list(std::string const& text) {
     return parts;
 }
 
+CLI::Validator not_empty() {
+    return {[](std::string& text) { return split_list(text).empty() ? "the list is empty" : ""; }, ""};
+}
+
+CLI::Validator number_between(double low, double high) {
+    auto const check = [low, high](std::string& text) {
+        double x          = 0;
+        bool const parsed = CLI::detail::lexical_cast(text, x);
+        return parsed && low <= x && x <= high ? "" : fmt::format("'{}' is no number in [{}, {}]", text, low, high);
+    };
+    return {check, fmt::format("in [{} - {}]", low, high)};
+}
+
 butterfly::element_type parse_element_type(std::string const& text, std::string_view option) {
     using butterfly::element_type;
     for (auto const t : {element_type::f32, element_type::f16, element_type::bf16})
@@ -67,6 +81,9 @@ int run_program(CLI::App& app, int argc, char const* const* argv, std::function<
         return 2;
     } catch (usage_error const& e) {
         std::cerr << app.get_name() << ": " << e.what() << '\n';
+        return 2;
+    } catch (std::bad_alloc const&) {
+        std::cerr << app.get_name() << ": not enough memory for these sizes\n";
         return 2;
     } catch (std::exception const& e) {
         std::cerr << app.get_name() << ": " << e.what() << '\n';

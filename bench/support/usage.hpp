@@ -38,6 +38,12 @@ struct usage_error : std::runtime_error {
 /// The parts between commas; empty parts are left out.
 [[nodiscard]] std::vector<std::string> split_list(std::string const& text);
 
+/// For check(): a list with a part at least.
+[[nodiscard]] CLI::Validator not_empty();
+
+/// For check(): a number in [low, high], which NaN is not.
+[[nodiscard]] CLI::Validator number_between(double low, double high);
+
 /// f32, f16 or bf16. Throws usage_error naming `option`.
 [[nodiscard]] butterfly::element_type parse_element_type(std::string const& text, std::string_view option);
 
