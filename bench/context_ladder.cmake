@@ -15,3 +15,13 @@ foreach(backend scalar simd)
                    --rounds 1 --json -)
   set_tests_properties(bench.context_ladder.${backend} PROPERTIES LABELS bench TIMEOUT 300)
 endforeach()
+
+add_bench_status_test(context_ladder .bad_budget 2 "^context_ladder: --budget: 'nan' is no number" --budget nan)
+add_bench_status_test(context_ladder .no_contexts 2 "^context_ladder: --contexts: the list is empty" --contexts ,)
+add_bench_status_test(context_ladder .bad_numbers 2 "^context_ladder: --layer-numbers: 'x'" --layer-numbers x)
+add_bench_status_test(context_ladder .bad_partners 2 "^context_ladder: --partners 62: " --partners 62 --contexts 1k)
+add_bench_status_test(context_ladder .no_partners 2 "^context_ladder: --partners 3: " --partner none --partners 3)
+add_bench_status_test(context_ladder .bad_sinks 2 "^context_ladder: --exact-sinks 1048576: " --contexts 4k --exact-sinks
+                      1048576)
+add_bench_status_test(context_ladder .not_finite 2 "layer0.k is nan at head 0, token 1, column 3" --qkv
+                      "${PROJECT_SOURCE_DIR}/tests/bench/not_finite.safetensors")

@@ -12,7 +12,21 @@ if(BUTTERFLY_BUILD_BENCH)
   add_topology_program_test(json "\"degree\": 6,.*\"cycle\": 16,.*\"fan_in\": " --row
                             cycle:seed=0,window:2,landmark:3,self --nodes 8 --heads 1 --json - --hops 4)
   add_topology_program_test(schedule "published +reaches 41 of 256" --schedule --layers 6 --blocks 256)
-  add_topology_program_test(bad_row "^topology: row text 'nope': no rule 'nope'" --row nope)
-  add_topology_program_test(bad_stride "^topology: landmark: stride is 0" --row landmark:0)
-  add_topology_program_test(bad_nodes "^topology: topology: heads 8 and nodes 0" --nodes 0)
+
+  function(add_topology_refusal_test name expected)
+    add_test(NAME topology.program.${name}
+             COMMAND "${CMAKE_COMMAND}" "-DPROGRAM=$<TARGET_FILE:topology>" "-DARGUMENT=${ARGN}" -DSTATUS=2
+                     "-DEXPECT=${expected}" -P "${PROJECT_SOURCE_DIR}/cmake/exit_status.cmake")
+    set_tests_properties(topology.program.${name} PROPERTIES LABELS topology TIMEOUT 60)
+  endfunction()
+  add_topology_refusal_test(bad_row "^topology: row text 'nope': no rule 'nope'" --row nope)
+  add_topology_refusal_test(bad_stride "^topology: landmark: stride is 0" --row landmark:0)
+  add_topology_refusal_test(bad_nodes "^topology: heads 8 and nodes 0" --nodes 0)
+  add_topology_refusal_test(bad_layers "^topology: --layers: " --schedule --layers 0)
+  add_topology_refusal_test(bad_dump "^topology: --dump /nonexistent/x.npz: " --dump /nonexistent/x.npz)
+  add_topology_refusal_test(no_dump_of_schedule "^topology: .*excludes" --schedule --dump x.npz)
+  if(CMAKE_SYSTEM_NAME STREQUAL "Linux") # elsewhere the system does not tell what is available
+    add_topology_refusal_test(no_memory "^topology: --nodes 2000000000, --heads 4096: the graph needs about " --nodes
+                              2000000000 --heads 4096 --row self)
+  endif()
 endif()
