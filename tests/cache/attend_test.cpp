@@ -193,6 +193,14 @@ TEMPLATE_LIST_TEST_CASE("a copy goes on by itself", "[attend]", cache_backends) 
     run(policy, copy, s, {25});
     require_same<TestType>(s.out, wanted.out);
 
+    std::vector<std::byte> room(static_cast<std::size_t>(cache.allocated_bytes()) + 64);
+    auto const skip  = static_cast<bf::index_t>(-reinterpret_cast<std::uintptr_t>(room.data()) % std::uintptr_t{64});
+    auto const there = cache.copy(policy, bf::memory_ref(room.data() + skip), cache.allocated_bytes());
+    REQUIRE(there.counters() == cache.counters());
+    REQUIRE(there.pools(policy).tail_k.data.base == room.data() + skip);
+    REQUIRE_THROWS_AS(cache.copy(policy, bf::memory_ref(room.data() + skip), cache.allocated_bytes() - 1),
+                      bf::capacity_error);
+
     bf::compressed_kv_cache<> moved = std::move(copy);
     REQUIRE(moved.tokens() == 200);
     sequence last(200);

@@ -175,6 +175,19 @@ TEST_CASE("queries whose position is not given stand at 0", "[sdpa]") {
     REQUIRE(position({.q_position = 2}) == 2);
 }
 
+TEST_CASE("an output whose rows overlap is refused", "[sdpa]") {
+    call c;
+    for (bf::heads_strides const good : {bf::heads_strides{24, 8}, {8, 32}, {-24, 8}, {30, 10}}) {
+        c.out = view::unchecked(memory.data() + 2000, {4, 3, 8}, good);
+        REQUIRE(c.message() == "accepted");
+    }
+    for (bf::heads_strides const bad : {bf::heads_strides{0, 8}, {24, 0}, {24, 7}, {23, 8}, {8, 31}, {0, 0}}) {
+        c.out = view::unchecked(memory.data() + 2000, {4, 3, 8}, bad);
+        CAPTURE(bad.head, bad.token);
+        REQUIRE(c.message().find("out has overlapping rows") != std::string::npos);
+    }
+}
+
 TEST_CASE("a ring stands for more slots than memory could hold", "[sdpa]") {
     bf::index_t const length = 16, slots = bf::index_t{1} << 60;
     auto p          = bf::testing::make_problem({.heads = 2, .tokens = 1, .keys = length, .head_dim = 8, .seed = 3});
