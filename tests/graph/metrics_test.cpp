@@ -86,3 +86,11 @@ TEST_CASE("causal edges are those at or before the node", "[graph]") {
     REQUIRE(m.causal_edges == 1);
     REQUIRE(m.shortcut_rate == 0.2);
 }
+
+TEST_CASE("an edge type that no code names is counted as an edge and nothing else", "[graph]") {
+    std::int32_t const neighbors[] = {0, 0};
+    std::uint8_t const types[]     = {200, 255};
+    auto const m = bf::measure(bf::graph_view{.neigh_idx = neighbors, .edge_type = types, .shape = {1, 2, 1}}, 0);
+    REQUIRE(m.edges == 2);
+    for (bf::index_t const count : m.edge_counts) REQUIRE(count == 0);
+}
