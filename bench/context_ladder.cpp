@@ -9,8 +9,8 @@
 #include "ladder_table.hpp"
 #include "machine.hpp"
 #include "memory.hpp"
+#include "timing.hpp"
 
-#include <chrono>
 #include <numeric>
 
 namespace {
@@ -33,15 +33,14 @@ ladder_result climb(ladder_settings const& s, index_t context, double seconds, p
         bar.advance(work);
         return result;
     }
-    auto const start = std::chrono::steady_clock::now();
+    stopwatch const watch;
     std::map<std::string, ladder_memory> memory;
     for (std::string const& system : s.systems) {
         bar.label(fmt::format("{}: memory of {}", size_text(context), system));
         memory[system] = measure_memory_apart(s, system, context);
         bar.advance(0.15 * work / static_cast<double>(s.systems.size()));
     }
-    double const spent = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    auto times         = measure_times(s, context, seconds - spent, bar, 0.85 * work);
+    auto times = measure_times(s, context, seconds - watch.seconds(), bar, 0.85 * work);
     for (std::string const& system : s.systems)
         result.rows.push_back({system, std::move(times.at(system)), memory.at(system)});
     return result;

@@ -10,9 +10,9 @@
 #include "machine.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "timing.hpp"
 #include "usage.hpp"
 
-#include <chrono>
 #include <functional>
 #include <random>
 
@@ -126,12 +126,6 @@ struct column {
     double tolerance = 1e-5; // relative L2 against the definition
     std::vector<double> seconds{};
     double error = 0;
-
-    [[nodiscard]] double median() const {
-        auto sorted = seconds;
-        std::sort(sorted.begin(), sorted.end());
-        return sorted[sorted.size() / 2];
-    }
 };
 
 std::vector<column> columns(settings const& s, inputs& in, bench::machine const& policy) {
@@ -160,12 +154,12 @@ void measure(std::vector<column>& all, inputs& in, int rounds, std::string const
         for (column& c : all) {
             bar.label(fmt::format("{}, {}", what, c.name));
             if (round < 0) std::fill(in.out.values().begin(), in.out.values().end(), 0.0F);
-            auto const start = std::chrono::steady_clock::now();
+            bench::stopwatch const watch;
             c.run();
-            std::chrono::duration<double> const took = std::chrono::steady_clock::now() - start;
+            double const took = watch.seconds();
             bar.advance(1);
             if (round >= 0) {
-                c.seconds.push_back(took.count());
+                c.seconds.push_back(took);
                 continue;
             }
             c.error = error_of(in);
@@ -186,24 +180,25 @@ report(settings const& s, index_t head_dim, int threads, std::vector<column> con
     double const flops = 4 * edges * static_cast<double>(head_dim);
     bench::json out{{"tokens", s.tokens},   {"heads", s.heads},   {"kv_heads", s.kv_heads},
                     {"head_dim", head_dim}, {"threads", threads}, {"flops", flops}};
-    auto const median = [&](char const* name) {
+    auto const median_of = [&](char const* name) {
         for (column const& c : all)
-            if (c.name == name) return c.median();
+            if (c.name == name) return bench::median(c.seconds);
         return 0.0;
     };
     for (column const& c : all) {
         bool const ours = c.name != "eigen" && c.name != "openblas";
         bench::json line{{"name", c.name},
                          {"seconds", c.seconds},
-                         {"gflops", flops / c.median() * 1e-9},
+                         {"gflops", flops / bench::median(c.seconds) * 1e-9},
                          {"relative_error", c.error}};
-        std::vector<std::string> row{
-            fmt::format("{} {}", head_dim, threads), ours ? "butterfly " + c.name : c.name + " f32",
-            fmt::format("{:.2f}", c.median() * 1e3), fmt::format("{:.1f}", flops / c.median() * 1e-9)};
+        std::vector<std::string> row{fmt::format("{} {}", head_dim, threads),
+                                     ours ? "butterfly " + c.name : c.name + " f32",
+                                     fmt::format("{:.2f}", bench::median(c.seconds) * 1e3),
+                                     fmt::format("{:.1f}", flops / bench::median(c.seconds) * 1e-9)};
         for (char const* peer : {"eigen", "openblas"}) {
-            bool const there = ours && median(peer) > 0;
-            row.push_back(there ? fmt::format("{:.2f}", median(peer) / c.median()) : "-");
-            if (there) line[fmt::format("x_{}", peer)] = median(peer) / c.median();
+            bool const there = ours && median_of(peer) > 0;
+            row.push_back(there ? fmt::format("{:.2f}", median_of(peer) / bench::median(c.seconds)) : "-");
+            if (there) line[fmt::format("x_{}", peer)] = median_of(peer) / bench::median(c.seconds);
         }
         row.push_back(fmt::format("{:.1e}", c.error));
         table.add(row);

@@ -19,11 +19,11 @@
 #include "machine.hpp"
 #include "report.hpp"
 #include "row_text.hpp"
+#include "timing.hpp"
 #include "usage.hpp"
 
 #include <benchmark/benchmark.h>
 
-#include <chrono>
 #include <fstream>
 #include <iostream>
 #include <optional>
@@ -138,27 +138,20 @@ void check(std::string const& name, bench::machine const& m) {
         throw std::runtime_error(fmt::format("{} is wrong: relative error {:.1e} against the definition", name, e));
 }
 
-double median(std::vector<double> values) {
-    std::sort(values.begin(), values.end());
-    return values.empty() ? 0 : values[values.size() / 2];
-}
-
-template <class Call>
-double seconds(Call const& call) {
-    auto const start = std::chrono::steady_clock::now();
-    call();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 /// Times one form; the first five iterations time dense attention too, in turns with it.
 void time_form(benchmark::State& state, std::string const& name, shape const& s, bench::machine const& m) {
     form sparse(name, s, m), dense("dense", s, m);
     sparse.attend(m);
     std::vector<double> own, baseline;
     for ([[maybe_unused]] auto _ : state) {
-        own.push_back(seconds([&] { sparse.attend(m); }));
+        bench::stopwatch const watch;
+        sparse.attend(m);
+        own.push_back(watch.seconds());
         state.SetIterationTime(own.back());
-        if (name != "dense" && baseline.size() < 5) baseline.push_back(seconds([&] { dense.attend(m); }));
+        if (name == "dense" || baseline.size() == 5) continue;
+        bench::stopwatch const dense_watch;
+        dense.attend(m);
+        baseline.push_back(dense_watch.seconds());
     }
     auto const edges          = static_cast<double>(sparse.count_edges(m.executor));
     auto const columns        = static_cast<double>(s.head_dim);
@@ -168,7 +161,7 @@ void time_form(benchmark::State& state, std::string const& name, shape const& s,
     state.counters["bytes"] = counter(edges / static_cast<double>(s.heads / s.kv_heads) * columns * 2 * sizeof(float));
     state.counters["density"] =
         edges / (static_cast<double>(s.heads * s.tokens) * static_cast<double>(s.tokens + 1) / 2);
-    state.counters["x_dense_time"] = name == "dense" ? 1.0 : median(baseline) / median(own);
+    state.counters["x_dense_time"] = name == "dense" ? 1.0 : bench::median(baseline) / bench::median(own);
 }
 
 void register_form(std::string const& name, shape const& s, bench::machine const& m, double min_time) {

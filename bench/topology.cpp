@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What a composition of rules costs and connects: builds its graph, prints the numbers, writes it to a file. With
-// --schedule: which stages each attention layer takes, and what the last block of a stack reaches through them.
+// What a composition of rules costs and connects: builds its graph, prints the numbers, times attention along it,
+// writes it to a file. With --schedule: which stages each attention layer takes, and what the last block of a stack
+// reaches.
 #include <butterfly/graph/io.hpp>
 #include <butterfly/graph/metrics.hpp>
 #include <butterfly/topology/build.hpp>
@@ -8,16 +9,16 @@
 #include <butterfly/topology/reach.hpp>
 #include <butterfly/version.hpp>
 
+#include "graph_time.hpp"
 #include "memory.hpp"
 #include "report.hpp"
 #include "row_text.hpp"
+#include "timing.hpp"
 #include "usage.hpp"
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
-
-#include <chrono>
 
 namespace {
 
@@ -27,10 +28,11 @@ using bench::json;
 using bf::index_t;
 
 struct settings {
+    bench::common_options common{};
     std::string row = "cycle:seed=7,window:64,landmark:64,self";
-    index_t nodes = 4096, heads = 8, max_degree = 0;
+    index_t nodes = 4096, heads = 8, max_degree = 0, head_dim = 64;
     int hops = 0;
-    std::string dump, json_path;
+    std::string dump;
 
     bool schedule  = false;
     index_t layers = 6, blocks = 2048, first = 3, every = 4, local = 1, sinks = 1;
@@ -53,7 +55,7 @@ struct most_neighbors {
     double operator()(auto const& r) const { return static_cast<double>(r.stages.size()); }
 };
 
-/// Throws usage_error where the graph is larger than the memory there is.
+/// Throws usage_error where the graph, or attention along it, needs more memory than there is.
 void check_memory(settings const& s, bench::text_row const& rules) {
     auto const available = bench::available_memory();
     if (!available || s.heads < 1 || s.nodes < 1) return;
@@ -62,51 +64,67 @@ void check_memory(settings const& s, bench::text_row const& rules) {
     for (auto const& rule : rules.rules()) degree += std::visit(most_neighbors{nodes}, rule);
     degree = std::min(std::max(degree, 1.0), nodes);
     if (s.max_degree > 0) degree = std::min(degree, static_cast<double>(s.max_degree));
-    double const bytes = 5 * static_cast<double>(s.heads) * nodes * degree + 4 * nodes;
-    if (bytes > static_cast<double>(*available))
+    double const bytes    = 5 * static_cast<double>(s.heads) * nodes * degree + 4 * nodes;
+    double const operands = bench::attention_bytes({.heads = s.heads, .nodes = s.nodes}, s.head_dim);
+    auto const room       = static_cast<double>(*available);
+    auto const gigabytes  = [](double b) { return bench::three_digits(b / 1e9); };
+    if (bytes > room)
         throw bench::usage_error("--nodes {}, --heads {}: the graph needs about {} GB of memory, {} GB are available",
-                                 s.nodes, s.heads, bench::three_digits(bytes / 1e9),
-                                 bench::three_digits(static_cast<double>(*available) / 1e9));
+                                 s.nodes, s.heads, gigabytes(bytes), gigabytes(room));
+    if (bytes + operands > room)
+        throw bench::usage_error(
+            "--head-dim {}: the graph and attention along it need about {} GB of memory, {} GB are "
+            "available; --head-dim 0 leaves attention out",
+            s.head_dim, gigabytes(bytes + operands), gigabytes(room));
 }
 
-json report_row(settings const& s) {
+json report_row(settings const& s, bench::machine const& m, json out) {
     auto const rules = bench::parse_row(s.row);
     check_memory(s, rules);
     topology::topology_shape const shape{.heads = s.heads, .nodes = s.nodes};
-    auto const start     = std::chrono::steady_clock::now();
+    bench::stopwatch const watch;
     bf::graph const g    = topology::build({.heads = s.heads, .nodes = s.nodes, .max_degree = s.max_degree}, rules);
-    double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    bf::graph_metrics const m   = bf::measure(g.view(), s.hops);
+    double const seconds = watch.seconds();
+    bf::graph_metrics const is  = bf::measure(g.view(), s.hops);
     index_t const fan_in        = topology::candidate_degree(shape, rules);
     auto const nodes            = static_cast<double>(s.nodes);
     auto const rows             = nodes * static_cast<double>(s.heads);
     double const dense_per_node = (nodes + 1) / 2; // causal, the node itself included
-    double const causal         = static_cast<double>(m.causal_edges) / rows;
+    double const causal         = static_cast<double>(is.causal_edges) / rows;
 
-    json out{{"row", s.row},
-             {"heads", s.heads},
-             {"nodes", s.nodes},
-             {"max_degree", s.max_degree},
-             {"degree", m.shape.degree},
-             {"degree_min", m.degree_min},
-             {"degree_mean", m.degree_mean},
-             {"degree_max", m.degree_max},
-             {"edges", m.edges},
-             {"edges_per_node", m.degree_mean},
-             {"causal_edges_per_node", causal},
-             {"shortcut_rate", m.shortcut_rate}};
+    out.update({{"row", s.row},
+                {"heads", s.heads},
+                {"nodes", s.nodes},
+                {"max_degree", s.max_degree},
+                {"degree", is.shape.degree},
+                {"degree_min", is.degree_min},
+                {"degree_mean", is.degree_mean},
+                {"degree_max", is.degree_max},
+                {"edges", is.edges},
+                {"edges_per_node", is.degree_mean},
+                {"causal_edges_per_node", causal},
+                {"shortcut_rate", is.shortcut_rate}});
     for (int code = 1; code < bf::edge_codes; ++code)
-        out["edges_by_type"][name_of(static_cast<bf::edge_code>(code))] = m.edge_counts[static_cast<std::size_t>(code)];
+        out["edges_by_type"][name_of(static_cast<bf::edge_code>(code))] =
+            is.edge_counts[static_cast<std::size_t>(code)];
     if (s.hops > 0) {
         out["hops"]         = s.hops;
-        out["reachability"] = m.reachability;
+        out["reachability"] = is.reachability;
     }
     out["fan_in"]               = fan_in;
     out["dense_fan_in"]         = s.nodes - 1;
     out["x_fewer_fan_in"]       = fan_in > 0 ? static_cast<double>(s.nodes - 1) / static_cast<double>(fan_in) : 0.0;
     out["x_fewer_causal_edges"] = causal > 0 ? dense_per_node / causal : 0.0;
-    out["graph_bytes"]          = 5 * s.heads * s.nodes * m.shape.degree;
+    out["graph_bytes"]          = 5 * s.heads * s.nodes * is.shape.degree;
     out["build_seconds"]        = seconds;
+    out["head_dim"]             = s.head_dim;
+    if (s.head_dim > 0) {
+        double const attention         = bench::time_attention(m, g.view(), s.head_dim);
+        out["backend"]                 = m.name();
+        out["threads"]                 = m.executor.threads();
+        out["attention_seconds"]       = attention;
+        out["causal_edges_per_second"] = static_cast<double>(is.causal_edges) / attention;
+    }
     if (!s.dump.empty()) {
         bf::save_npz(g.view(), s.dump);
         out["dump"] = s.dump;
@@ -133,10 +151,15 @@ void print_row(json const& r) {
     fmt::print("causal edges   {:.1f}x fewer than dense\n", r["x_fewer_causal_edges"].get<double>());
     fmt::print("build          {:.4f} s, {} bytes\n", r["build_seconds"].get<double>(),
                r["graph_bytes"].get<index_t>());
+    if (r.contains("backend"))
+        fmt::print("attention      {} ms by {}, threads {}, head_dim {}: {} M edges/s\n",
+                   bench::three_digits(1e3 * r["attention_seconds"].get<double>()), r["backend"].get<std::string>(),
+                   r["threads"].get<int>(), r["head_dim"].get<index_t>(),
+                   bench::three_digits(1e-6 * r["causal_edges_per_second"].get<double>()));
     if (r.contains("dump")) fmt::print("written        {}\n", r["dump"].get<std::string>());
 }
 
-json report_schedule(settings const& s) {
+json report_schedule(settings const& s, json out) {
     topology::stage_schedule const schedule({.attention_layers = s.layers, .blocks = s.blocks, .partners = s.partners});
     if (s.first < 0 || s.every < 1)
         bf::detail::fail<bf::shape_error>("--first must not be negative and --every at least 1");
@@ -146,11 +169,11 @@ json report_schedule(settings const& s) {
     topology::topology_shape const shape{.heads = 1, .nodes = s.blocks};
     topology::node_ref const last{.head = 0, .node = s.blocks - 1};
 
-    json out{{"layers", s.layers},
-             {"blocks", s.blocks},
-             {"stage_count", schedule.stages()},
-             {"local", s.local},
-             {"sinks", s.sinks}};
+    out.update({{"layers", s.layers},
+                {"blocks", s.blocks},
+                {"stage_count", schedule.stages()},
+                {"local", s.local},
+                {"sinks", s.sinks}});
     std::vector<layer> published;
     for (index_t ordinal = 0; ordinal < s.layers; ++ordinal) {
         index_t const absolute = s.first + s.every * ordinal;
@@ -179,12 +202,13 @@ void print_schedule(json const& r) {
                percent("published_reach"));
 }
 
-void run(settings const& s) try {
-    bench::check_writable(s.json_path);
+void run(settings const& s, json heading) try {
+    bench::check_writable(s.common.json);
     bench::check_writable(s.dump, "--dump");
-    json const report = s.schedule ? report_schedule(s) : report_row(s);
-    if (s.json_path != "-") s.schedule ? print_schedule(report) : print_row(report);
-    bench::write_json(report, s.json_path);
+    auto const m      = bench::make_machine(s.common.backend, s.common.threads);
+    json const report = s.schedule ? report_schedule(s, std::move(heading)) : report_row(s, m, std::move(heading));
+    if (s.common.json != "-") s.schedule ? print_schedule(report) : print_row(report);
+    bench::write_json(report, s.common.json);
 } catch (std::logic_error const& e) { // shapes, rules and room are the user's
     std::string_view what = e.what();
     if (what.starts_with("topology: ")) what.remove_prefix(10);
@@ -210,20 +234,25 @@ constexpr char const* rules_of_rows =
 
 int main(int argc, char** argv) {
     settings s;
-    CLI::App app{"Builds a composition of topology rules and prints what it costs and connects.", "topology"};
+    CLI::App app{
+        "Builds a composition of topology rules, prints what it costs and connects, and times attention along it.",
+        "topology"};
     app.set_version_flag("--version", fmt::format("topology (butterfly {}.{}.{})", BUTTERFLY_VERSION_MAJOR,
                                                   BUTTERFLY_VERSION_MINOR, BUTTERFLY_VERSION_PATCH));
+    s.common.add_to(app);
     app.add_option("--row", s.row, "rules in order, NAME[:VALUE][:KEY=VALUE]... joined by commas")
         ->capture_default_str();
     app.add_option("--nodes", s.nodes, "tokens or blocks")->capture_default_str();
     app.add_option("--heads", s.heads, "heads")->capture_default_str();
     app.add_option("--max-degree", s.max_degree, "cut longer rows in the order written, self stays; 0: no cut")
         ->capture_default_str();
+    app.add_option("--head-dim", s.head_dim, "of attention timed along the graph, nodes being tokens; 0: leave out")
+        ->check(CLI::Range(0, 4096))
+        ->capture_default_str();
     app.add_option("--hops", s.hops, "count nodes within this many hops; 0: leave out")
         ->check(CLI::Range(0, 64))
         ->capture_default_str();
     auto* const dump = app.add_option("--dump", s.dump, "write the graph to this .npz");
-    app.add_option("--json", s.json_path, "write the numbers to this file, or - for standard output");
     app.add_flag("--schedule", s.schedule, "stages per attention layer and reach, instead of a graph")->excludes(dump);
     app.add_option("--layers", s.layers, "attention layers of the schedule")
         ->check(CLI::Range(1, 4096))
@@ -236,5 +265,5 @@ int main(int argc, char** argv) {
     app.add_option("--every", s.every, "published stages: layers from one attention layer to the next")
         ->capture_default_str();
     app.footer(rules_of_rows);
-    return bench::run_program(app, argc, argv, [&] { run(s); });
+    return bench::run_program(app, argc, argv, [&] { run(s, bench::describe_run("topology", argc, argv)); });
 }

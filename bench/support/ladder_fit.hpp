@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Small statistics: medians, and the sum over a whole context of a cost that is sampled at some of its chunks.
+// The sum over a whole context of a cost that is sampled at some of its chunks.
 //
 // Samples stand at the middles of equal parts; a line through them by least squares is summed over all tokens. That is
 // exact for costs a + b * position, whatever the samples. Where noise or curvature leaves residuals r_i, the sum is
@@ -18,22 +18,6 @@
 #include <vector>
 
 namespace bench {
-
-[[nodiscard]] inline double median(std::vector<double> x) {
-    if (x.empty()) return 0;
-    auto const middle = x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2);
-    std::nth_element(x.begin(), middle, x.end());
-    if (x.size() % 2 == 1) return *middle;
-    return (*middle + *std::max_element(x.begin(), middle)) / 2;
-}
-
-/// Largest less smallest over the median.
-[[nodiscard]] inline double spread(std::vector<double> const& x) {
-    if (x.empty()) return 0;
-    auto const [low, high] = std::minmax_element(x.begin(), x.end());
-    double const middle    = median(x);
-    return middle > 0 ? (*high - *low) / middle : 0.0;
-}
 
 /// Which of `all` chunks are sampled: those in the middles of `wanted` equal parts, or each where there are no more.
 [[nodiscard]] inline std::vector<butterfly::index_t> sampled_chunks(butterfly::index_t all, butterfly::index_t wanted) {

@@ -3,9 +3,9 @@
 
 #include "ladder_fit.hpp"
 #include "ladder_systems.hpp"
+#include "timing.hpp"
 
 #include <algorithm>
-#include <chrono>
 
 namespace bench {
 namespace {
@@ -16,12 +16,6 @@ constexpr index_t short_context       = 64 << 10;
 constexpr index_t light_samples       = 8;
 constexpr index_t least_decodes       = 3;
 constexpr index_t most_rounds         = 7;
-
-using clock = std::chrono::steady_clock;
-
-double seconds_since(clock::time_point start) {
-    return std::chrono::duration<double>(clock::now() - start).count();
-}
 
 /// A chunk of a prefill and its times, one per round.
 struct chunk {
@@ -47,11 +41,11 @@ public:
           rung_(make_rung(s, context)) {}
 
     std::map<std::string, ladder_times> run(double seconds) {
-        auto const start = clock::now();
+        stopwatch const watch;
         prepare();
-        repeat(1, 0.75 * seconds - seconds_since(start), 0.75 * work_, [&] { prefill_round(); });
+        repeat(1, 0.75 * seconds - watch.seconds(), 0.75 * work_, [&] { prefill_round(); });
         explain();
-        repeat(least_decodes, seconds - seconds_since(start), 0.2 * work_, [&] { decode_round(); });
+        repeat(least_decodes, seconds - watch.seconds(), 0.2 * work_, [&] { decode_round(); });
         std::map<std::string, ladder_times> times;
         for (runner& r : runners_) times[r.name] = summarise(r);
         return times;
@@ -61,12 +55,12 @@ private:
     /// Rounds until the seconds are spent, at least `least`; settings.rounds where they are given.
     template <class F>
     void repeat(index_t least, double seconds, double work, F const& round) {
-        auto const start   = clock::now();
+        stopwatch const watch;
         index_t const most = s_.rounds > 0 ? s_.rounds : most_rounds;
         for (index_t done = 1; done <= most; ++done) {
             round_work_ = done == 1 ? work : 0.0; // how many rounds there will be is known after the first
             round();
-            double const each = seconds_since(start) / static_cast<double>(done);
+            double const each = watch.seconds() / static_cast<double>(done);
             bool const room   = s_.rounds > 0 || each * static_cast<double>(done + 1) <= seconds;
             if (done >= least && !room) return;
         }
@@ -143,7 +137,7 @@ private:
 
     void compressed_slice(runner& r, index_t first, index_t end) {
         bar_.label(fmt::format("{}: prefill, compressed", size_text(context_)));
-        auto const start = clock::now();
+        stopwatch const watch;
         for (index_t step = first; step < end; ++step) {
             index_t const at     = step * s_.step;
             index_t const tokens = std::min(s_.step, context_ - at);
@@ -152,17 +146,17 @@ private:
                 r.kv->attend(machine_, layer, at, tokens);
             }
         }
-        r.prefills.back() += seconds_since(start);
+        r.prefills.back() += watch.seconds();
     }
 
     /// The layers take turns, because their rows differ; each has the same number of tokens.
     void time_chunk(runner& r, chunk& c) {
         bar_.label(fmt::format("{}: prefill, {} at {}", size_text(context_), r.name, c.position));
         index_t const layer = r.name == "dense" ? 0 : (&c - r.chunks.data()) % s_.model.layers;
-        auto const start    = clock::now();
+        stopwatch const watch;
         r.kv->append(machine_, layer, c.position, c.tokens);
         r.kv->attend(machine_, layer, c.position, c.tokens);
-        c.seconds.push_back(seconds_since(start));
+        c.seconds.push_back(watch.seconds());
     }
 
     void decode_round() {
@@ -171,9 +165,9 @@ private:
             bool const keeps = r.name != "compressed";
             index_t at       = keeps ? context_ : r.length;
             decode_token(r, at++);
-            auto const start = clock::now();
+            stopwatch const watch;
             for (index_t i = 0; i < r.decode_tokens; ++i) decode_token(r, at++);
-            r.decodes.push_back(seconds_since(start) / static_cast<double>(r.decode_tokens));
+            r.decodes.push_back(watch.seconds() / static_cast<double>(r.decode_tokens));
             if (!keeps) r.length = at;
         }
         bar_.advance(round_work_);
