@@ -22,7 +22,7 @@ struct edge_counter {
 };
 
 template <butterfly::quant::decoder Codec>
-[[nodiscard]] void const* bind_codec(edge_counter const&, Codec const&) noexcept {
+[[nodiscard]] butterfly::bound_codec bind_codec(edge_counter const&, Codec const&) noexcept {
     return nullptr;
 }
 [[nodiscard]] inline butterfly::support supports(edge_counter const&, butterfly::problem const&) {

@@ -86,7 +86,7 @@ inline constexpr bf::backend::host::codec_ops witness_codec_ops{&bf::backend::ho
                                                                 bf::backend::host::encode_function<Codec>()};
 
 template <bf::quant::decoder Codec>
-[[nodiscard]] void const* bind_codec(witness const&, Codec const&) noexcept {
+[[nodiscard]] bf::bound_codec bind_codec(witness const&, Codec const&) noexcept {
     return &witness_codec_ops<Codec>;
 }
 [[nodiscard]] inline bf::support supports(witness const&, bf::problem const&) {

@@ -28,7 +28,7 @@ public:
 
     std::string name() const override { return "counter"; }
     bool available() const override { return true; }
-    void const* bind(std::type_index, void const* codec) const override { return codec; }
+    bf::bound_codec bind(std::type_index, void const* codec) const override { return codec; }
     bf::support supports(bf::problem const&) const override { return {}; }
     std::string explain(bf::problem const&) const override { return "counts"; }
     index_t workspace_bytes(std::span<bf::problem const>) const override { return 0; }

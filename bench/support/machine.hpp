@@ -33,7 +33,7 @@ public:
     [[nodiscard]] virtual std::string name() const = 0;
     [[nodiscard]] virtual bool available() const   = 0;
     /// The backend's functions for a codec of this type; throws backend_error where it knows none.
-    [[nodiscard]] virtual void const* bind(std::type_index type, void const* codec) const      = 0;
+    [[nodiscard]] virtual bf::bound_codec bind(std::type_index type, void const* codec) const  = 0;
     [[nodiscard]] virtual bf::support supports(bf::problem const& p) const                     = 0;
     [[nodiscard]] virtual std::string explain(bf::problem const& p) const                      = 0;
     [[nodiscard]] virtual index_t workspace_bytes(std::span<bf::problem const> problems) const = 0;
@@ -62,7 +62,7 @@ private:
 static_assert(bf::backend::host_policy<machine>);
 
 template <bf::quant::decoder Codec>
-[[nodiscard]] void const* bind_codec(machine const& m, Codec const& codec) {
+[[nodiscard]] bf::bound_codec bind_codec(machine const& m, Codec const& codec) {
     return m.behind().bind(typeid(Codec), &codec);
 }
 [[nodiscard]] inline bf::support supports(machine const& m, bf::problem const& p) {

@@ -23,7 +23,7 @@ public:
 
     [[nodiscard]] std::string name() const override { return policy_.name(); }
     [[nodiscard]] bool available() const override { return policy_.available(); }
-    [[nodiscard]] void const* bind(std::type_index type, void const* codec) const override {
+    [[nodiscard]] bf::bound_codec bind(std::type_index type, void const* codec) const override {
         return bind_one_of(known_codecs{}, type, codec);
     }
     [[nodiscard]] bf::support supports(bf::problem const& p) const override { return ask_supports(policy_, p); }
@@ -41,19 +41,19 @@ public:
 
 private:
     template <class... Codecs>
-    void const* bind_one_of(codec_list<Codecs...>, std::type_index type, void const* codec) const {
-        void const* ops = nullptr;
+    bf::bound_codec bind_one_of(codec_list<Codecs...>, std::type_index type, void const* codec) const {
+        bf::bound_codec bound = nullptr;
         bool const known =
-            ((type == typeid(Codecs) && (ops = ask_bind(policy_, *static_cast<Codecs const*>(codec)), true)) || ...);
+            ((type == typeid(Codecs) && (bound = ask_bind(policy_, *static_cast<Codecs const*>(codec)), true)) || ...);
         if (!known)
             bf::detail::fail<bf::backend_error>(std::string("the table of backends knows no codec ") + type.name());
-        return ops;
+        return bound;
     }
 
     // A policy's functions are found by argument-dependent lookup, which the members' names would hide: hence the
     // using-declarations.
     template <class Codec>
-    static void const* ask_bind(Policy const& p, Codec const& codec) {
+    static bf::bound_codec ask_bind(Policy const& p, Codec const& codec) {
         return bind_codec(p, codec);
     }
     static bf::support ask_supports(Policy const& p, bf::problem const& q) {

@@ -335,13 +335,26 @@ TEMPLATE_LIST_TEST_CASE("a token weight that makes no sense is refused by name",
     bf::compressed_kv_cache<bf::raw_mix<float>, bf::weighted_mean_pooling> cache(small());
     input const in(2, 3, 5, 3);
     float const inf = std::numeric_limits<float>::infinity();
-    for (float const bad : {-1.0F, inf, -inf, std::numeric_limits<float>::quiet_NaN()}) {
+    for (float const bad : {-1.0F, inf, -inf, std::numeric_limits<float>::quiet_NaN(), 3e38F, 0x1.1p64F}) {
         std::vector<float> const weights{1.0F, 0.0F, bad};
         REQUIRE_THROWS_AS(
             bf::append(policy, cache, in.k.view(), in.v.view(), {.token_weights = bf::memory_ref(weights.data())}),
             bf::shape_error);
         REQUIRE(cache.tokens() == 0);
     }
+}
+
+TEMPLATE_LIST_TEST_CASE("the largest token weights are a mean all the same", "[append]", cache_backends) {
+    TestType const policy;
+    bf::compressed_kv_cache<bf::raw_mix<float>, bf::weighted_mean_pooling> cache(small());
+    bf::heads_buffer<float> k({2, 48, 5}), v({2, 48, 3});
+    for (auto* const rows : {&k, &v})
+        for (float& x : rows->values()) x = 3.0F;
+    std::vector<float> const weights(48, bf::most_token_weight);
+    bf::append(policy, cache, k.view(), v.view(), {.token_weights = bf::memory_ref(weights.data())});
+    auto const pools = cache.pools(policy);
+    REQUIRE(row_of(pools.summary_k, 1, 4) == std::vector<float>(5, 3.0F));
+    REQUIRE(bf::host_pointer<float const>(pools.log_weights)[4] == static_cast<float>(std::log(std::ldexp(8.0, 64))));
 }
 
 TEMPLATE_LIST_TEST_CASE("a pooling of the caller's is told absolute positions", "[append]", cache_backends) {

@@ -24,20 +24,19 @@ struct two_pass {
 
 static_assert(bf::backend::host_policy<two_pass>);
 
-/// 2. What it calls for a codec. Kept in storage_ref::ops; host backends start it with codec_ops.
+/// 2. What it calls for a codec, and whose it is.
 template <bf::quant::decoder Codec>
 inline constexpr bf::backend::host::codec_ops ops{&bf::backend::host::decode_rows<Codec>,
-                                                  bf::backend::host::encode_function<Codec>(),
-                                                  bf::backend::host::owner_of<two_pass>()};
+                                                  bf::backend::host::encode_function<Codec>()};
 
 template <bf::quant::decoder Codec>
-[[nodiscard]] void const* bind_codec(two_pass const&, Codec const&) noexcept {
-    return &ops<Codec>;
+[[nodiscard]] bf::bound_codec bind_codec(two_pass const&, Codec const&) noexcept {
+    return {&ops<Codec>, "two_pass"};
 }
 
 /// 3. What it runs, and with what. These need shapes, types and strides, never data.
 [[nodiscard]] inline bf::support supports(two_pass const& policy, bf::problem const& p) {
-    std::string reason = bf::backend::host::decline(policy.executor, p, bf::backend::host::owner_of<two_pass>());
+    std::string reason = bf::backend::host::decline(policy.executor, p, "two_pass");
     return {reason.empty(), reason};
 }
 

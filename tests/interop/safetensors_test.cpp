@@ -64,6 +64,9 @@ TEST_CASE("tensors of four types survive a round trip", "[interop]") {
     REQUIRE(heads.view().row(0, 1)[0] == 0.0F);
     REQUIRE(heads.view().row(0, 1)[2] == 7.0F);
     REQUIRE_THROWS_AS(st::heads<float>(st::make_tensor<float>("a", {6}, a)), bf::format_error);
+    REQUIRE(st::heads<bf::bfloat16>(read.at("c")).shape() == bf::heads_shape{4, 0, 5});
+    bf::index_t const big = bf::index_t{1} << 40;
+    REQUIRE_THROWS_AS(st::heads<float>(st::make_tensor<float>("a", {big, big, 0}, {})), bf::format_error);
 }
 
 TEST_CASE("a tensor of another type is listed and not read", "[interop]") {

@@ -177,7 +177,7 @@ TEST_CASE("queries whose position is not given stand at 0", "[sdpa]") {
 
 TEST_CASE("an output whose rows overlap is refused", "[sdpa]") {
     call c;
-    for (bf::heads_strides const good : {bf::heads_strides{24, 8}, {8, 32}, {-24, 8}, {30, 10}}) {
+    for (bf::heads_strides const good : {bf::heads_strides{24, 8}, {8, 32}, {-24, 8}, {30, 10}, {24, 16}}) {
         c.out = view::unchecked(memory.data() + 2000, {4, 3, 8}, good);
         REQUIRE(c.message() == "accepted");
     }
@@ -185,6 +185,23 @@ TEST_CASE("an output whose rows overlap is refused", "[sdpa]") {
         c.out = view::unchecked(memory.data() + 2000, {4, 3, 8}, bad);
         CAPTURE(bad.head, bad.token);
         REQUIRE(c.message().find("out has overlapping rows") != std::string::npos);
+    }
+}
+
+TEST_CASE("rows overlap where they share an element, and only there", "[sdpa]") {
+    bf::testing::random draws(GENERATE(take(1, random(0, 1 << 30))));
+    for (int i = 0; i < 20000; ++i) {
+        bf::index_t const heads = draws.between(1, 7), tokens = draws.between(1, 7), width = draws.between(1, 6);
+        bf::index_t const head = draws.below(40), token = draws.below(40);
+        std::vector<bool> taken(600);
+        bool shared = false;
+        for (bf::index_t e = 0; e < heads * tokens * width; ++e) {
+            bf::index_t const at                = e / width / tokens * head + e / width % tokens * token + e % width;
+            shared                              = shared || taken[static_cast<std::size_t>(at)];
+            taken[static_cast<std::size_t>(at)] = true;
+        }
+        CAPTURE(heads, tokens, width, head, token);
+        REQUIRE(bf::detail::rows_overlap(head, heads, token, tokens, width) == shared);
     }
 }
 

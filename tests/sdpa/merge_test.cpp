@@ -192,6 +192,8 @@ TEST_CASE("merge refuses parts that disagree", "[sdpa]") {
             "merge: the lse of a is null with shape [3, 5, 70]");
     REQUIRE(message(part({2, 5, 70}).view(), a.view()) == "merge: a has heads 2, out has 3");
     REQUIRE(message(a.view(), part({3, 4, 70}).view()) == "merge: b has tokens 4, out has 5");
+    auto const over = bf::heads_view<float>::unchecked(out.view().data(), extents, {70, 70});
+    REQUIRE_THROWS_AS(bf::merge(cpu, a.view(), a.view(), over), bf::shape_error);
 }
 
 TEST_CASE("streams of the published system merge to its outputs", "[sdpa]") {

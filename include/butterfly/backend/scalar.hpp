@@ -39,7 +39,7 @@ static_assert(host_policy<scalar>);
 namespace host {
 
 template <quant::decoder Codec>
-inline constexpr codec_ops scalar_codec_ops{&decode_rows<Codec>, encode_function<Codec>(), owner_of<scalar>()};
+inline constexpr codec_ops scalar_codec_ops{&decode_rows<Codec>, encode_function<Codec>()};
 
 /// One thread's row buffers.
 struct scalar_scratch {
@@ -114,12 +114,12 @@ inline void attend_row(problem const& p, index_t head, index_t token, scalar_scr
 } // namespace host
 
 template <quant::decoder Codec>
-[[nodiscard]] void const* bind_codec(scalar const&, Codec const&) noexcept {
-    return &host::scalar_codec_ops<Codec>;
+[[nodiscard]] bound_codec bind_codec(scalar const&, Codec const&) noexcept {
+    return {&host::scalar_codec_ops<Codec>, "scalar"};
 }
 
 [[nodiscard]] inline support supports(scalar const& policy, problem const& p) {
-    std::string reason = host::decline(policy.executor, p, host::owner_of<scalar>());
+    std::string reason = host::decline(policy.executor, p, "scalar");
     return {reason.empty(), reason};
 }
 

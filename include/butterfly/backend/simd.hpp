@@ -14,6 +14,8 @@
 #include <butterfly/backend/simd/stream_class.hpp>
 #include <butterfly/backend/simd/tile_class.hpp>
 
+#include <algorithm>
+#include <array>
 #include <span>
 
 namespace butterfly::backend {
@@ -124,21 +126,6 @@ void run_item(problem const& p, cut const& c, index_t index, std::byte* scratch)
         tile_attention<Isa>(p, i, scratch).run();
 }
 
-/// Items of all problems, dealt in turns: many short sequences share the threads.
-template <class Isa>
-void run_together(executor const& threads,
-                  std::span<problem const> problems,
-                  index_t most,
-                  std::byte* scratch,
-                  index_t each) noexcept {
-    auto const count = static_cast<index_t>(problems.size());
-    threads.each(most * count, [&](index_t work, int thread) noexcept {
-        problem const& p = problems[static_cast<std::size_t>(work % count)];
-        cut const c      = cut_problem<Isa>(p);
-        if (work / count < c.items()) run_item<Isa>(p, c, work / count, scratch + thread * each);
-    });
-}
-
 /// One piece of work per span of an item; then the items fold their parts in order.
 template <class Isa>
 void run_spans(executor const& threads,
@@ -174,6 +161,35 @@ void run_spans(executor const& threads,
     });
 }
 
+/// Problems whose items are dealt as one list at most, so that their cuts stand on the stack.
+inline constexpr std::size_t most_together = 64;
+
+/// Up to most_together problems: many short sequences share the threads, and a long one with few items has its spans
+/// distributed after that.
+template <class Isa>
+void run_together(executor const& threads,
+                  std::span<problem const> problems,
+                  std::byte* scratch,
+                  index_t each) noexcept {
+    std::array<cut, most_together> cuts;
+    std::array<bool, most_together> split;
+    std::array<index_t, most_together> ends; // items up to and with each problem, those of split ones left out
+    index_t items = 0;
+    for (std::size_t i = 0; i < problems.size(); ++i) {
+        cuts[i]  = cut_problem<Isa>(problems[i]);
+        split[i] = split_spans<Isa>(problems[i], cuts[i], threads.threads());
+        ends[i]  = items += split[i] ? 0 : cuts[i].items();
+    }
+    if (items > 0)
+        threads.each(items, [&](index_t work, int thread) noexcept {
+            index_t const* const end = std::upper_bound(ends.data(), ends.data() + problems.size(), work);
+            auto const i             = static_cast<std::size_t>(end - ends.data());
+            run_item<Isa>(problems[i], cuts[i], work - (i == 0 ? 0 : ends[i - 1]), scratch + thread * each);
+        });
+    for (std::size_t i = 0; i < problems.size(); ++i)
+        if (split[i]) run_spans<Isa>(threads, problems[i], cuts[i], scratch, each, scratch + each * threads.threads());
+}
+
 template <class Isa>
 [[nodiscard]] index_t workspace_bytes_of(int threads, std::span<problem const> problems) noexcept {
     index_t parts = 0;
@@ -185,15 +201,15 @@ template <class Isa>
 } // namespace vec
 
 template <class Isa, quant::decoder Codec>
-[[nodiscard]] void const* bind_codec(simd<Isa> const&, Codec const& codec) noexcept {
+[[nodiscard]] bound_codec bind_codec(simd<Isa> const&, Codec const& codec) noexcept {
     using vec::simd_ops;
-    return &simd_ops(Isa{}, codec);
+    return {&simd_ops(Isa{}, codec), Isa::name()};
 }
 
 template <class Isa>
 [[nodiscard]] support supports(simd<Isa> const& policy, problem const& p) {
     if (!Isa::available()) return {false, policy.name() + ": this CPU lacks the instruction set"};
-    std::string reason = host::decline(policy.executor, p, host::owner_of<Isa>());
+    std::string reason = host::decline(policy.executor, p, Isa::name());
     return {reason.empty(), reason};
 }
 
@@ -225,20 +241,10 @@ void run(simd<Isa> const& policy, std::span<problem const> problems) {
     index_t const each  = vec::thread_bytes<Isa>(problems);
     index_t const bytes = vec::workspace_bytes_of<Isa>(threads, problems);
     host::workspace const scratch(policy.executor, problems[0].options.workspace, bytes);
-    index_t items = 0, most = 0; // of all problems, of one
-    for (problem const& p : problems) {
-        index_t const count = vec::cut_problem<Isa>(p).items();
-        items += count;
-        most = std::max(most, count);
-    }
-    if (problems.size() > 1 && items >= 2 * threads)
-        return vec::run_together<Isa>(policy.executor, problems, most, scratch.data(), each);
-    for (problem const& p : problems) {
-        vec::cut const c = vec::cut_problem<Isa>(p);
-        if (vec::split_spans<Isa>(p, c, threads))
-            vec::run_spans<Isa>(policy.executor, p, c, scratch.data(), each, scratch.data() + each * threads);
-        else
-            vec::run_together<Isa>(policy.executor, {&p, 1}, c.items(), scratch.data(), each);
+    while (!problems.empty()) {
+        auto const some = problems.first(std::min(problems.size(), vec::most_together));
+        vec::run_together<Isa>(policy.executor, some, scratch.data(), each);
+        problems = problems.subspan(some.size());
     }
 }
 

@@ -18,7 +18,7 @@ namespace butterfly {
 
 /// Options of one append.
 struct append_options {
-    memory_ref token_weights{};       // float [step], >= 0, for poolings that take weights; null: one each
+    memory_ref token_weights{};       // float [step], 0 to 2^64, for poolings that take weights; null: one each
     std::span<std::byte> workspace{}; // scratch of append_workspace_bytes(...); empty: one allocation at entry
 };
 

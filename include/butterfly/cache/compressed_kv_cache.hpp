@@ -234,14 +234,16 @@ private:
     template <class Policy, class Codec>
     [[nodiscard]] storage_ref storage(
         Policy const& policy, Codec const& codec, index_t offset, index_t capacity, index_t slots, index_t dim) const {
-        index_t const row = codec.row_bytes(dim);
+        index_t const row       = codec.row_bytes(dim);
+        bound_codec const bound = bind_codec(policy, codec);
         return {.data        = memory_.at(offset),
                 .shape       = {config_.kv_heads, slots, dim},
                 .head_stride = capacity * row,
                 .slot_stride = row,
                 .codec       = detail::id_of<Codec>,
                 .codec_state = static_cast<void const*>(&codec),
-                .ops         = bind_codec(policy, codec)};
+                .ops         = bound.ops,
+                .ops_owner   = bound.owner};
     }
 
     [[nodiscard]] static tensor_ref first_tokens(tensor_ref t, index_t count) noexcept {

@@ -54,7 +54,10 @@ struct mean_pooling {
     }
 };
 
-/// The mean with a weight >= 0 per token, given to append; tokens without one weigh 1.
+/// The largest weight of a token: sums of weighted rows stay finite as long as the rows are below 2^32.
+inline constexpr float most_token_weight = 0x1p64F;
+
+/// The mean with a weight in [0, most_token_weight] per token, given to append; tokens without one weigh 1.
 struct weighted_mean_pooling {
     static constexpr bool takes_weights = true;
     static constexpr pooling_kind kind  = pooling_kind::weighted_mean;

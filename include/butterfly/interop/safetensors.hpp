@@ -211,14 +211,16 @@ template <class T>
 }
 
 /// A tensor [heads, tokens, head_dim] or [1, heads, tokens, head_dim]. Throws format_error where it has another type or
-/// number of dimensions.
+/// number of dimensions, or where it is empty and its other extents overflow.
 template <element T>
 [[nodiscard]] heads_buffer<T> heads(tensor const& t) {
     std::span<index_t const> shape = t.shape;
     if (shape.size() == 4 && shape[0] == 1) shape = shape.subspan(1);
     if (shape.size() != 3) detail::bad(t.name + " is no tensor of heads, tokens and head_dim");
     std::vector<T> const read = values<T>(t);
-    if (read.empty()) return {}; // an extent of 0 leaves the others free to be anything
+    using butterfly::detail::try_multiply;
+    if (read.empty() && try_multiply(try_multiply(shape[0], shape[1]), shape[2]) < 0)
+        detail::bad(t.name + ": its shape overflows");
     heads_buffer<T> out({shape[0], shape[1], shape[2]});
     std::copy(read.begin(), read.end(), out.values().begin());
     return out;

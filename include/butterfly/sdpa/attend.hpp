@@ -8,7 +8,7 @@
 //
 // This folder names no backend. What a policy brings is found by argument-dependent lookup:
 //
-//   bind_codec(policy, codec)                 its functions for a codec, as an opaque pointer
+//   bind_codec(policy, codec)                 its functions for a codec: a bound_codec (sdpa/problem.hpp)
 //   supports(policy, problem)                 yes, or the reason as text
 //   explain(policy, problem)                  the kernel it would choose
 //   workspace_bytes(policy, problems)         scratch it needs
@@ -87,15 +87,25 @@ inline void check_tensor(tensor_ref const& t, subject const& at) {
     check_reach(t.shape.heads, t.strides.head, t.shape.tokens, t.strides.token, at);
 }
 
+/// Whether i * a + j * b is below `width` in size for some |i| < a_count, |j| < b_count, not both 0: whether rows of
+/// that width, one every `a` and one every `b`, share elements. a, b >= 0.
+[[nodiscard]] constexpr bool
+rows_overlap(index_t a, index_t a_count, index_t b, index_t b_count, index_t width) noexcept {
+    if (a < b) return rows_overlap(b, b_count, a, a_count, width);
+    if (b_count > 1 && b < width) return true;
+    index_t const reach = (b_count - 1) * b + width; // of the rows of one i
+    for (index_t i = 1; i < a_count && i * a < reach; ++i) {
+        index_t const past = b > 0 ? i * a % b : i * a; // beyond the last row that begins no later
+        if (past < width || (b > 0 && i * a / b + 1 < b_count && b - past < width)) return true;
+    }
+    return false;
+}
+
 /// Throws shape_error where two rows of a tensor that will be written share elements.
 inline void check_apart(tensor_ref const& t, subject const& at) {
     if (checked_size(t.shape) == 0) return;
-    auto const nested = [&](index_t inner, index_t inner_count, index_t outer, index_t outer_count) {
-        return (inner_count == 1 || inner >= t.shape.head_dim) &&
-               (outer_count == 1 || outer >= (inner_count - 1) * inner + t.shape.head_dim);
-    };
-    index_t const head = magnitude(t.strides.head), token = magnitude(t.strides.token);
-    if (!nested(token, t.shape.tokens, head, t.shape.heads) && !nested(head, t.shape.heads, token, t.shape.tokens))
+    if (rows_overlap(magnitude(t.strides.head), t.shape.heads, magnitude(t.strides.token), t.shape.tokens,
+                     t.shape.head_dim))
         fail<shape_error>(at.text() + " has overlapping rows: shape " + to_text(t.shape) + ", strides of head " +
                           std::to_string(t.strides.head) + " and token " + std::to_string(t.strides.token));
 }
@@ -197,9 +207,11 @@ inline void check_problem(problem const& p, char const* who) {
 /// A storage with the policy's functions for its codec.
 template <class Policy, kv_storage S>
 [[nodiscard]] storage_ref bind_storage(Policy const& policy, S const& s) {
-    storage_ref r = describe_storage(s);
-    r.codec_state = static_cast<void const*>(&codec_of(s));
-    r.ops         = bind_codec(policy, codec_of(s));
+    bound_codec const bound = bind_codec(policy, codec_of(s));
+    storage_ref r           = describe_storage(s);
+    r.codec_state           = static_cast<void const*>(&codec_of(s));
+    r.ops                   = bound.ops;
+    r.ops_owner             = bound.owner;
     return r;
 }
 

@@ -54,6 +54,7 @@ inline void check_merge(merge_problem const& m) {
             fail<shape_error>(std::string("merge: the lse of ") + name + " is null with shape " + to_text(part.shape));
     };
     check_tensor(m.out, "merge: out");
+    check_apart(m.out, "merge: out");
     check(m.a, m.a_lse, "a");
     check(m.b, m.b_lse, "b");
 }

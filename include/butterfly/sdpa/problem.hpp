@@ -54,6 +54,17 @@ struct storage_ref {
     codec_id codec          = codec_id::foreign;
     void const* codec_state = nullptr; // the codec value, as its ops expect it
     void const* ops         = nullptr; // the policy's functions for this codec
+    char const* ops_owner   = nullptr; // whose they are; null: not told
+};
+
+/// What `bind_codec(policy, codec)` returns: the functions a policy calls for a codec, of a type that only the policy
+/// knows, and a static text that names whose they are. A bare pointer will do; then nobody can tell a problem that was
+/// bound with one policy and runs on another.
+struct bound_codec {
+    void const* ops   = nullptr;
+    char const* owner = nullptr;
+
+    bound_codec(void const* functions, char const* whose = nullptr) noexcept : ops(functions), owner(whose) {}
 };
 
 struct problem;

@@ -83,8 +83,8 @@ static_assert(backend::host_policy<oracle>);
 namespace detail {
 
 template <quant::decoder Codec>
-inline constexpr backend::host::codec_ops oracle_codec_ops{
-    &backend::host::decode_rows<Codec>, backend::host::encode_function<Codec>(), backend::host::owner_of<oracle>()};
+inline constexpr backend::host::codec_ops oracle_codec_ops{&backend::host::decode_rows<Codec>,
+                                                           backend::host::encode_function<Codec>()};
 
 /// Rows of one head of a storage as doubles, each decoded when it is first asked for.
 class decoded_rows {
@@ -248,8 +248,8 @@ evaluate(Q const& q, O const& out, attend_options const& options, pool<K, V, Vis
 }
 
 template <quant::decoder Codec>
-[[nodiscard]] void const* bind_codec(oracle const&, Codec const&) noexcept {
-    return &detail::oracle_codec_ops<Codec>;
+[[nodiscard]] bound_codec bind_codec(oracle const&, Codec const&) noexcept {
+    return {&detail::oracle_codec_ops<Codec>, "oracle"};
 }
 
 /// Declines visibilities of kinds it has no definition of.

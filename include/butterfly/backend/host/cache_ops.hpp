@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 #include <span>
@@ -166,15 +167,18 @@ template <host_policy Policy>
 
 namespace host {
 
-/// Throws shape_error where a weight given for a token is negative or not finite. Weights are the last store.
+/// Throws shape_error where a weight given for a token is not in [0, most_token_weight]. Weights are the last store.
 inline void check_weights(cache_update const& u) {
     if (!u.token_weights || !u.stores[u.store_count - 1].from.memory) return;
     tensor_ref const& given = u.stores[u.store_count - 1].from;
     auto const* const w     = host_pointer<float const>(given.memory);
     for (index_t i = 0; i < given.shape.tokens; ++i)
-        if (!(w[i] >= 0.0F && w[i] <= std::numeric_limits<float>::max()))
-            detail::fail<shape_error>("append: token_weights[" + std::to_string(i) + "] is " + std::to_string(w[i]) +
-                                      ", must be finite and not negative");
+        if (!(w[i] >= 0.0F && w[i] <= most_token_weight)) {
+            char value[32];
+            std::snprintf(value, sizeof value, "%g", static_cast<double>(w[i]));
+            detail::fail<shape_error>("append: token_weights[" + std::to_string(i) + "] is " + value +
+                                      ", must be in [0, 2^64]");
+        }
 }
 
 } // namespace host

@@ -21,17 +21,7 @@ struct codec_ops {
                    index_t stride) noexcept;
     /// Packs one row; null where the codec can only be read.
     void (*encode)(void const* codec, float const* values, index_t head_dim, std::byte* row) noexcept;
-    /// Whose functions these are, as owner_of says; null: not told.
-    void const* owner = nullptr;
 };
-
-/// An address that stands for a type: a policy, or the instruction set of one.
-template <class T>
-inline constexpr char owner_tag = 0;
-template <class T>
-[[nodiscard]] constexpr void const* owner_of() noexcept {
-    return &owner_tag<T>;
-}
 
 template <quant::decoder Codec>
 void decode_rows(

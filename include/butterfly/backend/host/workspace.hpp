@@ -3,7 +3,6 @@
 
 // Scratch memory of one call: the caller's span, or one allocation at entry, before any kernel runs.
 
-#include <butterfly/backend/host/codec_ops.hpp>
 #include <butterfly/core/executor.hpp>
 #include <butterfly/sdpa/problem.hpp>
 
@@ -12,6 +11,7 @@
 #include <new>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace butterfly::backend::host {
 
@@ -25,14 +25,14 @@ template <class T>
 }
 
 /// Why a call cannot run; empty where it can. A share whose barrier has no board cannot pass a pointer on, and a
-/// problem bound for one policy names functions of another's kind. `owner`: owner_of the policy that asks.
-[[nodiscard]] inline std::string decline(executor const& e, problem const& p, void const* owner = nullptr) {
+/// problem bound for one policy names functions of another's kind. `owner`: what bind_codec of the policy that asks
+/// names in bound_codec.
+[[nodiscard]] inline std::string decline(executor const& e, problem const& p, std::string_view owner) {
     for (int i = 0; i < p.pool_count; ++i)
-        for (storage_ref const* s : {&p.pools[i].keys, &p.pools[i].values}) {
-            auto const* const ops = static_cast<codec_ops const*>(s->ops);
-            if (owner != nullptr && ops != nullptr && ops->owner != nullptr && ops->owner != owner)
-                return "pool " + std::to_string(i) + " was bound for another policy";
-        }
+        for (storage_ref const* s : {&p.pools[i].keys, &p.pools[i].values})
+            if (s->ops_owner != nullptr && s->ops_owner != owner)
+                return "pool " + std::to_string(i) + " was bound for " + s->ops_owner + ", not for " +
+                       std::string(owner);
     if (e.can_publish() || !p.options.workspace.empty()) return {};
     return e.name() + ": a share whose barrier has no board needs options.workspace";
 }

@@ -177,13 +177,11 @@ void accumulate_raw(value_rows const& v, float const* weights, int query_rows, f
 
 template <class Isa, class T>
 inline constexpr simd_codec_ops raw_ops{
-    {&decode_raw<Isa, T>, host::encode_function<quant::raw<T>>(), host::owner_of<Isa>()},
-    &score_raw<Isa, T>,
-    &accumulate_raw<Isa, T>};
+    {&decode_raw<Isa, T>, host::encode_function<quant::raw<T>>()}, &score_raw<Isa, T>, &accumulate_raw<Isa, T>};
 
 template <class Isa, quant::decoder Codec>
 inline constexpr simd_codec_ops foreign_ops{
-    {&host::decode_rows<Codec>, host::encode_function<Codec>(), host::owner_of<Isa>()}, nullptr, nullptr};
+    {&host::decode_rows<Codec>, host::encode_function<Codec>()}, nullptr, nullptr};
 
 /// The leaf of a codec: what the kernels of an instruction set call for it.
 template <class Isa, class T>
