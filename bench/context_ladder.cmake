@@ -20,6 +20,8 @@ add_bench_status_test(context_ladder .bad_budget 2 "^context_ladder: --budget: '
 add_bench_status_test(context_ladder .no_contexts 2 "^context_ladder: --contexts: the list is empty" --contexts ,)
 add_bench_status_test(context_ladder .bad_numbers 2 "^context_ladder: --layer-numbers: 'x'" --layer-numbers x)
 add_bench_status_test(context_ladder .bad_partners 2 "^context_ladder: --partners 62: " --partners 62 --contexts 1k)
+add_bench_status_test(context_ladder .bad_partners_of_dense 2 "^context_ladder: --partners 5: 4 blocks have only 2 stages"
+                      --systems dense --partners 5 --contexts 512)
 add_bench_status_test(context_ladder .no_partners 2 "^context_ladder: --partners 3: " --partner none --partners 3)
 add_bench_status_test(context_ladder .bad_sinks 2 "^context_ladder: --exact-sinks 1048576: " --contexts 4k --exact-sinks
                       1048576)

@@ -49,8 +49,7 @@ ladder_result climb(ladder_settings const& s, index_t context, double seconds, p
 void climb_all(ladder_settings const& s, json run) {
     std::FILE* const text    = text_stream(s.common.json);
     std::string const policy = make_machine(s.common.backend, s.common.threads).name();
-    if (s.has("block_sparse") || s.has("compressed"))
-        for (index_t const context : s.contexts) ladder_routing(s, context); // throws where --partners are too many
+    for (index_t const context : s.contexts) ladder_routing(s, context); // throws where --partners are too many
     print_heading(text, s, run, policy);
 
     double const all = std::accumulate(s.contexts.begin(), s.contexts.end(), 0.0,

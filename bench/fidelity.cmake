@@ -7,6 +7,8 @@ add_test(NAME bench.fidelity.real_cut
                  --exact-window 16 --partner all --partners 2 --steps 24,3,3 --threads 1)
 set_tests_properties(bench.fidelity.real_cut PROPERTIES LABELS bench TIMEOUT 300)
 
+add_bench_status_test(fidelity .twice_is_once 0 "written: twice.safetensors" --tokens 64 --systems window,oracle,window
+                      --best-keys 8,8 --out twice.safetensors)
 add_bench_status_test(fidelity .bad_out 2 "^fidelity: --out /nonexistent/x: " --out /nonexistent/x)
 add_bench_status_test(fidelity .bad_sink 2 "^fidelity: --sink: 'nan' is no number" --sink nan)
 add_bench_status_test(fidelity .not_finite 2 "layer0.k is nan at head 0, token 1, column 3" --qkv

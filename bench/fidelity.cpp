@@ -101,10 +101,12 @@ std::vector<index_t> parse_sizes(std::string const& text, std::string_view optio
 
 std::vector<std::string>
 parse_names(std::string const& text, std::string_view option, std::vector<std::string> const& known) {
-    auto const out = bench::split_list(text);
-    for (std::string const& name : out)
+    std::vector<std::string> out;
+    for (std::string const& name : bench::split_list(text)) {
         if (std::find(known.begin(), known.end(), name) == known.end())
             throw usage_error("{}: '{}' is none of {}", option, name, fmt::join(known, ", "));
+        if (std::find(out.begin(), out.end(), name) == out.end()) out.push_back(name); // twice is once
+    }
     if (out.empty()) throw usage_error("{}: the list is empty", option);
     return out;
 }
@@ -307,7 +309,9 @@ void run(options o, bench::json document) {
     bench::check_writable(o.certificate, "--certificate");
     auto const asked  = requests(o);
     bool const oracle = o.systems.find("oracle") != std::string::npos;
-    auto const best   = oracle ? parse_sizes(o.best_keys, "--best-keys") : std::vector<index_t>{};
+    auto best         = oracle ? parse_sizes(o.best_keys, "--best-keys") : std::vector<index_t>{};
+    std::sort(best.begin(), best.end());
+    best.erase(std::unique(best.begin(), best.end()), best.end());
     if (!o.certificate.empty() && (asked.size() != 1 || oracle))
         throw usage_error("--certificate: choose one system, preset and partner, not {}",
                           asked.size() + (oracle ? 1 : 0));
@@ -370,8 +374,10 @@ void run(options o, bench::json document) {
                      "this length. window: at least so many\nlatest tokens are exact. At one window gap_free keeps the "
                      "bytes of published and its sinks, and reads (block_size - 1) / 2\nmore keys on average; its line "
                      "with the smaller window reads as few.\n");
-    write_files(o, positions, results, judged, best);
     bench::write_json(document, o.common.json);
+    write_files(o, positions, results, judged, best);
+    for (std::string const& path : {o.out, o.certificate})
+        if (!path.empty()) fmt::print(text, "written: {}\n", path);
 }
 
 } // namespace

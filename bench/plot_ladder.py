@@ -100,7 +100,16 @@ def read(path):
         fail(f"{path} is no JSON: {error}")
     if not isinstance(data, dict):
         fail(f"{path} is not what context_ladder --json writes")
-    rungs = [r for r in data.get("rungs", []) if "systems" in r]
+    try:
+        rungs = [r for r in data["rungs"] if "systems" in r]
+        caption(data)
+        for rung in rungs:
+            rung["context"] + 0
+            for system in data["settings"]["systems"]:
+                rung["systems"].get(system, {}).get("x")
+        data["settings"]["decode"]
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        fail(f"{path} is not what context_ladder --json writes: {type(error).__name__} {error}")
     if not rungs:
         fail(f"{path} has no rung that was measured")
     return data, rungs

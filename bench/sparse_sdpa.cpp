@@ -24,7 +24,6 @@
 
 #include <benchmark/benchmark.h>
 
-#include <fstream>
 #include <iostream>
 #include <optional>
 #include <sstream>
@@ -206,12 +205,41 @@ void register_all(options const& o, bench::machine const& m) {
     }
 }
 
-/// The numbers are to be shown around: they do not name the host.
-void write_without_host(std::istream& in, std::string const& path) {
-    auto numbers = bench::json::parse(in);
-    numbers["context"].erase("host_name");
-    bench::write_json(numbers, path);
-}
+/// Google Benchmark's table, and its JSON when it is over.
+class reporter : public benchmark::BenchmarkReporter {
+public:
+    explicit reporter(std::ostream& text) : table_(benchmark::ConsoleReporter::OO_None) {
+        table_.SetOutputStream(&text);
+        numbers_.SetOutputStream(&json_);
+        for (benchmark::BenchmarkReporter* r : {static_cast<benchmark::BenchmarkReporter*>(&table_),
+                                                static_cast<benchmark::BenchmarkReporter*>(&numbers_)})
+            r->SetErrorStream(&std::cerr);
+    }
+
+    bool ReportContext(Context const& context) override {
+        return table_.ReportContext(context) && numbers_.ReportContext(context);
+    }
+    void ReportRuns(std::vector<Run> const& runs) override {
+        table_.ReportRuns(runs);
+        numbers_.ReportRuns(runs);
+    }
+    void Finalize() override {
+        table_.Finalize();
+        numbers_.Finalize();
+    }
+
+    /// The numbers are to be shown around: they do not name the host.
+    [[nodiscard]] bench::json numbers() const {
+        auto all = bench::json::parse(json_.str());
+        all["context"].erase("host_name");
+        return all;
+    }
+
+private:
+    benchmark::ConsoleReporter table_;
+    benchmark::JSONReporter numbers_;
+    std::stringstream json_;
+};
 
 void run(options const& o) {
     bench::check_writable(o.common.json);
@@ -221,32 +249,15 @@ void run(options const& o) {
         bench::make_machine(o.common.backend, o.common.threads > 0 ? o.common.threads : bench::default_threads());
     register_all(o, m);
 
-    std::vector<std::string> words{"sparse_sdpa"};
-    if (!o.common.json.empty() && o.common.json != "-") {
-        words.push_back("--benchmark_out=" + o.common.json);
-        words.emplace_back("--benchmark_out_format=json");
-    }
-    std::vector<char*> arguments;
-    for (std::string& word : words) arguments.push_back(word.data());
-    int count = static_cast<int>(arguments.size());
-    benchmark::Initialize(&count, arguments.data());
+    char name[]      = "sparse_sdpa";
+    char* argument[] = {name, nullptr};
+    int count        = 1;
+    benchmark::Initialize(&count, argument);
     benchmark::AddCustomContext("backend", m.name());
     benchmark::AddCustomContext("executor", m.executor.name());
     benchmark::AddCustomContext("heads", fmt::format("{}/{}", o.heads, o.kv_heads));
-    if (o.common.json == "-") {
-        std::stringstream text;
-        benchmark::JSONReporter reporter;
-        reporter.SetOutputStream(&text);
-        reporter.SetErrorStream(&std::cerr);
-        benchmark::RunSpecifiedBenchmarks(&reporter);
-        write_without_host(text, o.common.json);
-    } else {
-        benchmark::RunSpecifiedBenchmarks();
-        if (!o.common.json.empty()) {
-            std::ifstream file(o.common.json);
-            write_without_host(file, o.common.json);
-        }
-    }
+    reporter results(o.common.json == "-" ? std::cerr : std::cout);
+    if (benchmark::RunSpecifiedBenchmarks(&results) > 0) bench::write_json(results.numbers(), o.common.json);
     benchmark::Shutdown();
 }
 

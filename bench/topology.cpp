@@ -49,22 +49,34 @@ struct most_neighbors {
         return std::min(nodes / static_cast<double>(std::max<index_t>(1, r.stride)), static_cast<double>(r.count));
     }
     double operator()(topology::self const&) const { return 1; }
-    double operator()(topology::fixed_stride const& r) const { return static_cast<double>(r.count); }
+    double operator()(topology::fixed_stride const& r) const {
+        return std::min(nodes / static_cast<double>(std::max<index_t>(1, r.stride)), static_cast<double>(r.count));
+    }
     double operator()(topology::benes const& r) const { return static_cast<double>(r.phases.size()); }
     double operator()(topology::random_predecessor const& r) const { return static_cast<double>(r.draws.size()); }
     double operator()(auto const& r) const { return static_cast<double>(r.stages.size()); }
 };
+
+/// Bytes that a rule works with while it builds a graph of this shape: permutations and their links.
+double working_bytes(bench::text_row::any_rule const& rule, double heads, double nodes) {
+    auto const* const cycle = std::get_if<topology::cycle>(&rule);
+    return cycle == nullptr ? 0.0 : 12 * static_cast<double>(cycle->cycles) * (heads + 1) * nodes;
+}
 
 /// Throws usage_error where the graph, or attention along it, needs more memory than there is.
 void check_memory(settings const& s, bench::text_row const& rules) {
     auto const available = bench::available_memory();
     if (!available || s.heads < 1 || s.nodes < 1) return;
     auto const nodes = static_cast<double>(s.nodes);
-    double degree    = 0;
-    for (auto const& rule : rules.rules()) degree += std::visit(most_neighbors{nodes}, rule);
+    auto const heads = static_cast<double>(s.heads);
+    double degree = 0, working = 0;
+    for (auto const& rule : rules.rules()) {
+        degree += std::visit(most_neighbors{nodes}, rule);
+        working += working_bytes(rule, heads, nodes);
+    }
     degree = std::min(std::max(degree, 1.0), nodes);
     if (s.max_degree > 0) degree = std::min(degree, static_cast<double>(s.max_degree));
-    double const bytes    = 5 * static_cast<double>(s.heads) * nodes * degree + 4 * nodes;
+    double const bytes    = 5 * heads * nodes * degree + 4 * nodes + working;
     double const operands = bench::attention_bytes({.heads = s.heads, .nodes = s.nodes}, s.head_dim);
     auto const room       = static_cast<double>(*available);
     auto const gigabytes  = [](double b) { return bench::three_digits(b / 1e9); };
@@ -217,18 +229,13 @@ void run(settings const& s, json heading) try {
     throw bench::usage_error("--dump {}: {}", s.dump, e.what());
 }
 
-constexpr char const* rules_of_rows =
-    "Rules of --row; a bare VALUE belongs to the first key, and lists are joined by +, as in causal_shift:0+3:\n"
-    "  cycle          seed, cycles, draw (independent, disjoint, regular_partition), clusters\n"
-    "  window         predecessors\n"
-    "  landmark       stride, count\n"
-    "  self\n"
-    "  causal_shift   stages\n"
-    "  xor            stages\n"
-    "  bit_reversal   stages\n"
-    "  benes          phases\n"
-    "  fixed_stride   stride, count\n"
-    "  random         draws";
+/// What --row may say, for --help.
+std::string rules_of_rows() {
+    std::string text =
+        "Rules of --row; a bare VALUE belongs to the first key, and lists are joined by +, as in causal_shift:0+3:";
+    for (auto const& rule : bench::row_text::known_rules) text += fmt::format("\n  {:<14} {}", rule.name, rule.keys);
+    return text;
+}
 
 } // namespace
 
@@ -264,6 +271,6 @@ int main(int argc, char** argv) {
     app.add_option("--first", s.first, "published stages: index of the first attention layer")->capture_default_str();
     app.add_option("--every", s.every, "published stages: layers from one attention layer to the next")
         ->capture_default_str();
-    app.footer(rules_of_rows);
+    app.footer(rules_of_rows());
     return bench::run_program(app, argc, argv, [&] { run(s, bench::describe_run("topology", argc, argv)); });
 }

@@ -165,9 +165,9 @@ private:
     void run_block_sparse() {
         runtime_row row = row_at(tokens());
         row.push_back(topology::self{});
-        // The block that holds the sinks, which a cache keeps apart; rows of `published` name it themselves.
-        if (settings_.exact_sinks > 0 && result_.request.preset != "published")
-            row.push_back(topology::landmark{.stride = 1, .count = 1});
+        // The blocks that hold the sinks, which a cache keeps apart; rows of `published` name theirs themselves.
+        if (result_.request.preset != "published")
+            row.push_back(topology::landmark{.stride = 1, .count = blocks_of(settings_.exact_sinks)});
         bf::block_routing<runtime_row> const routing{row, settings_.block_size, blocks_of(settings_.max_tokens)};
         both(0, [&](auto const& policy) {
             bf::sparse_sdpa(policy, in_.q.view(), k_.view(), v_.view(), routing, all_.view());

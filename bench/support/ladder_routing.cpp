@@ -24,7 +24,8 @@ partner_rule::kind kind_of(std::string const& name) {
 
 ladder_routing::ladder_routing(ladder_settings const& s, index_t context)
     : which_(kind_of(s.partner)), published_(s.preset == "published"), block_size_(s.block_size),
-      blocks_(butterfly::detail::ceil_div(context, s.block_size)), model_(s.model), sinks_(s.exact_sinks > 0) {
+      blocks_(butterfly::detail::ceil_div(context, s.block_size)), model_(s.model),
+      sink_blocks_(butterfly::detail::ceil_div(s.exact_sinks, s.block_size)) {
     int const stages = topology::stage_count(blocks_);
     phases_          = which_ == partner_rule::kind::benes ? topology::benes_phase_count(blocks_) : stages;
     auto const few   = static_cast<int>(butterfly::detail::ceil_div(phases_, s.model.layers));
@@ -53,7 +54,7 @@ summary_row ladder_routing::over_summaries(index_t ordinal, index_t length) cons
 
 block_row ladder_routing::over_blocks(index_t ordinal, index_t length) const {
     return block_row(topology::self{}, partners(ordinal, length), topology::window{.predecessors = 1},
-                     topology::landmark{.stride = 1, .count = published_ || sinks_ ? 1 : 0});
+                     topology::landmark{.stride = 1, .count = published_ ? 1 : sink_blocks_});
 }
 
 } // namespace bench

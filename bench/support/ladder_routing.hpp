@@ -82,7 +82,7 @@ private:
     int count_  = 0; // partners per layer
     int phases_ = 1; // stages, or phases of benes, that the layers go round
     model_geometry model_;
-    bool sinks_;
+    index_t sink_blocks_;
 };
 
 } // namespace bench

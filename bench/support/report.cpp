@@ -10,6 +10,7 @@
 #include <sys/utsname.h>
 
 #include <ctime>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 
@@ -50,9 +51,13 @@ std::FILE* text_stream(std::string const& json_path) {
 }
 
 void check_writable(std::string const& path, std::string_view option) {
-    if (path.empty() || path == "-") return;
+    if (path.empty() || (path == "-" && option == "--json")) return;
+    if (path == "-") throw usage_error("{} -: a file is needed", option);
+    std::error_code ignored;
+    bool const there = std::filesystem::exists(path, ignored);
     if (std::ofstream const out(path, std::ios::app); !out)
         throw usage_error("{} {}: the file cannot be written", option, path);
+    if (!there) std::filesystem::remove(path, ignored);
 }
 
 void write_json(json const& j, std::string const& path) {

@@ -16,7 +16,8 @@ using json = nlohmann::ordered_json;
 /// Where text goes: standard output, unless the JSON takes it (`json_path` is "-").
 [[nodiscard]] std::FILE* text_stream(std::string const& json_path);
 
-/// Throws usage_error naming `option` where `path` cannot be written, before hours are spent. Nothing for "" and "-".
+/// Throws usage_error naming `option` where `path` cannot be written, before hours are spent; leaves no file that was
+/// not there. Nothing for "", nor for "-" of --json.
 void check_writable(std::string const& path, std::string_view option = "--json");
 
 /// Writes to a file, or to standard output for "-". Nothing for "".

@@ -6,18 +6,8 @@
 //   ROW  = RULE { "," RULE }
 //   RULE = NAME [ ":" VALUE ] { ":" KEY "=" VALUE }         a bare value belongs to the first key of the rule
 //
-//   cycle          seed, cycles, draw (independent, disjoint, regular_partition), clusters
-//   window         predecessors
-//   landmark       stride, count
-//   self
-//   causal_shift   stages        lists are joined by "+": causal_shift:0+3
-//   xor            stages
-//   bit_reversal   stages
-//   benes          phases
-//   fixed_stride   stride, count
-//   random         draws
-//
-// For example cycle:seed=7,window:64,landmark:64,self. The result is composed at run time and is used like any other
+// Rules and their keys are `known_rules`; lists are joined by "+": causal_shift:0+3. For example
+// cycle:seed=7,window:64,landmark:64,self. The result is composed at run time and is used like any other
 // parameters of a row: topology::build, topology::prepare, topology::make_row_source.
 
 #include <butterfly/topology/ablation.hpp>
@@ -100,6 +90,23 @@ private:
 };
 
 namespace row_text {
+
+/// A rule that a text can name, with its keys for a reader.
+struct known_rule {
+    std::string_view name, keys;
+};
+
+inline constexpr known_rule known_rules[] = {
+    {"cycle", "seed, cycles, draw (independent, disjoint, regular_partition), clusters"},
+    {"window", "predecessors"},
+    {"landmark", "stride, count"},
+    {"self", ""},
+    {"causal_shift", "stages"},
+    {"xor", "stages"},
+    {"bit_reversal", "stages"},
+    {"benes", "phases"},
+    {"fixed_stride", "stride, count"},
+    {"random", "draws"}};
 
 [[nodiscard]] inline std::vector<std::string_view> split(std::string_view text, char at) {
     std::vector<std::string_view> out;
@@ -211,9 +218,10 @@ private:
         return topology::fixed_stride{in.number<index_t>("stride", 1), in.number<index_t>("count", 1)};
     }
     if (name == "random") return topology::random_predecessor{rule_text(text, {"draws"}).list("draws")};
-    throw row_text_error("row text '" + std::string(text) + "': no rule '" + std::string(name) +
-                         "'; cycle, window, landmark, self, causal_shift, xor, bit_reversal, benes, fixed_stride and "
-                         "random are known");
+    std::string known;
+    for (known_rule const& rule : known_rules) known += (known.empty() ? "" : ", ") + std::string(rule.name);
+    throw row_text_error("row text '" + std::string(text) + "': no rule '" + std::string(name) + "'; there is " +
+                         known);
 }
 
 } // namespace row_text

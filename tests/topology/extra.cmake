@@ -11,6 +11,8 @@ if(BUTTERFLY_BUILD_BENCH)
                             cycle:seed=7,window:64,landmark:64 --nodes 4096 --heads 1)
   add_topology_program_test(json "\"degree\": 6,.*\"cycle\": 16,.*\"fan_in\": " --row
                             cycle:seed=0,window:2,landmark:3,self --nodes 8 --heads 1 --json - --hops 4)
+  add_topology_program_test(far_stride "edges +4098," --row fixed_stride:stride=4096:count=65536 --nodes 8193 --heads 1
+                            --head-dim 0)
   add_topology_program_test(schedule "published +reaches 41 of 256" --schedule --layers 6 --blocks 256)
 
   function(add_topology_refusal_test name expected)
@@ -23,6 +25,7 @@ if(BUTTERFLY_BUILD_BENCH)
   add_topology_refusal_test(bad_stride "^topology: landmark: stride is 0" --row landmark:0)
   add_topology_refusal_test(bad_nodes "^topology: heads 8 and nodes 0" --nodes 0)
   add_topology_refusal_test(bad_layers "^topology: --layers: " --schedule --layers 0)
+  add_topology_refusal_test(dump_of_no_name "^topology: --dump -: a file is needed" --dump -)
   add_topology_refusal_test(bad_dump "^topology: --dump /nonexistent/x.npz: " --dump /nonexistent/x.npz)
   add_topology_refusal_test(no_dump_of_schedule "^topology: .*excludes" --schedule --dump x.npz)
   if(CMAKE_SYSTEM_NAME STREQUAL "Linux") # elsewhere the system does not tell what is available

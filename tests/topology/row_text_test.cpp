@@ -4,7 +4,10 @@
 #include "row_text.hpp"
 #include "support/catch.hpp"
 
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <string>
 
 namespace bf       = butterfly;
 namespace topology = butterfly::topology;
@@ -60,4 +63,30 @@ TEST_CASE("a row text that says nothing sensible is refused in one line that nam
     }
     REQUIRE_THROWS_AS(topology::build({.heads = 1, .nodes = 8}, bench::parse_row("landmark:0")), bf::shape_error);
     REQUIRE_THROWS_AS(topology::build({.heads = 1, .nodes = 8}, bench::parse_row("xor:3")), bf::shape_error);
+}
+
+TEST_CASE("the page of programs lists the rules that a text can name, with their keys", "[topology]") {
+    std::ifstream file(std::string(BUTTERFLY_TEST_DATA) + "/../../docs/programs.md");
+    std::string const page{std::istreambuf_iterator<char>(file), {}};
+    REQUIRE_FALSE(page.empty());
+    for (auto const& [name, keys] : bench::row_text::known_rules) {
+        CAPTURE(name);
+        std::size_t const row = page.find("\n| `" + std::string(name) + "` | ");
+        REQUIRE(row != std::string::npos);
+        std::string const line = page.substr(row + 1, page.find('\n', row + 1) - row);
+        std::string key;
+        for (char const c : std::string(keys) + ' ') {
+            bool const letter = (c >= 'a' && c <= 'z') || c == '_';
+            if (letter) key += c;
+            if (letter || key.empty()) continue;
+            CAPTURE(key);
+            REQUIRE(line.find('`' + key + '`') != std::string::npos);
+            key.clear();
+        }
+        if (name != "self" &&
+            std::string_view("causal_shift xor bit_reversal benes random").find(name) == std::string::npos)
+            REQUIRE_NOTHROW(bench::parse_row(name));
+        else if (name != "self")
+            REQUIRE_NOTHROW(bench::parse_row(std::string(name) + ":0"));
+    }
 }
