@@ -98,18 +98,7 @@ def read(path):
         fail(f"{path}: {error.strerror}")
     except ValueError as error:
         fail(f"{path} is no JSON: {error}")
-    if not isinstance(data, dict):
-        fail(f"{path} is not what context_ladder --json writes")
-    try:
-        rungs = [r for r in data["rungs"] if "systems" in r]
-        caption(data)
-        for rung in rungs:
-            rung["context"] + 0
-            for system in data["settings"]["systems"]:
-                rung["systems"].get(system, {}).get("x")
-        data["settings"]["decode"]
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        fail(f"{path} is not what context_ladder --json writes: {type(error).__name__} {error}")
+    rungs = [r for r in data["rungs"] if "systems" in r]
     if not rungs:
         fail(f"{path} has no rung that was measured")
     return data, rungs
@@ -159,6 +148,12 @@ def draw_panel(axes, data, rungs, panel):
         times = f"  {digits(x)}×" if x and system != "dense" else ""
         labels.append((math.log10(ys[-1]), (system, xs[-1], ys[-1], text(ys[-1]) + times, color)))
 
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=22)
+    axes.text(0, 1.035, subtitle.format(decode=settings["decode"]), transform=axes.transAxes, fontsize=9.5, color=FAINT)
+    if not labels:
+        axes.set_axis_off()
+        axes.text(0, 0.5, "not measured on this system", transform=axes.transAxes, fontsize=9.5, color=FAINT)
+        return
     low, high = axes.get_ylim()
     span = math.log10(high) - math.log10(low)
     low, high = 10 ** (math.log10(low) - 0.03 * span), 10 ** (math.log10(high) + 0.03 * span)
@@ -184,8 +179,6 @@ def draw_panel(axes, data, rungs, panel):
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color("#c8c8c8")
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=INK, pad=22)
-    axes.text(0, 1.035, subtitle.format(decode=settings["decode"]), transform=axes.transAxes, fontsize=9.5, color=FAINT)
 
 
 def caption(data):
@@ -200,13 +193,7 @@ def caption(data):
     return first, second
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", help="what context_ladder --json FILE wrote")
-    parser.add_argument("--out", default="ladder", help="path of the figures without .png and .svg (default: ladder)")
-    parser.add_argument("--dpi", type=int, default=160, help="of the PNG (default: 160)")
-    arguments = parser.parse_args()
-
+def draw(arguments):
     data, rungs = read(arguments.json)
     plt.rcParams.update({"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "ladder",
                          "axes.edgecolor": "#c8c8c8"})
@@ -223,6 +210,21 @@ def main():
         figure.savefig(f"{arguments.out}.{kind}", dpi=arguments.dpi, facecolor="white",
                        metadata={"Date": None} if kind == "svg" else None)
         print(f"{arguments.out}.{kind}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("json", help="what context_ladder --json FILE wrote")
+    parser.add_argument("--out", default="ladder", help="path of the figures without .png and .svg (default: ladder)")
+    parser.add_argument("--dpi", type=int, default=160, help="of the PNG (default: 160)")
+    arguments = parser.parse_args()
+
+    try:
+        draw(arguments)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        fail(f"{arguments.json} is not what context_ladder --json writes: {type(error).__name__}: {error}")
+    except OSError as error:
+        fail(f"{arguments.out}: {error.strerror}")
 
 
 if __name__ == "__main__":

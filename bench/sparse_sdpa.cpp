@@ -257,7 +257,9 @@ void run(options const& o) {
     benchmark::AddCustomContext("executor", m.executor.name());
     benchmark::AddCustomContext("heads", fmt::format("{}/{}", o.heads, o.kv_heads));
     reporter results(o.common.json == "-" ? std::cerr : std::cout);
-    if (benchmark::RunSpecifiedBenchmarks(&results) > 0) bench::write_json(results.numbers(), o.common.json);
+    if (benchmark::RunSpecifiedBenchmarks(&results) == 0)
+        throw std::runtime_error("Google Benchmark ran nothing; is BENCHMARK_FILTER set?");
+    bench::write_json(results.numbers(), o.common.json);
     benchmark::Shutdown();
 }
 

@@ -76,7 +76,7 @@ void check_memory(settings const& s, bench::text_row const& rules) {
     }
     degree = std::min(std::max(degree, 1.0), nodes);
     if (s.max_degree > 0) degree = std::min(degree, static_cast<double>(s.max_degree));
-    double const bytes    = 5 * heads * nodes * degree + 4 * nodes + working;
+    double const bytes    = 5 * heads * nodes * degree + 4 * nodes + working + (s.hops > 0 ? 2048 * nodes : 0.0);
     double const operands = bench::attention_bytes({.heads = s.heads, .nodes = s.nodes}, s.head_dim);
     auto const room       = static_cast<double>(*available);
     auto const gigabytes  = [](double b) { return bench::three_digits(b / 1e9); };
@@ -233,7 +233,10 @@ void run(settings const& s, json heading) try {
 std::string rules_of_rows() {
     std::string text =
         "Rules of --row; a bare VALUE belongs to the first key, and lists are joined by +, as in causal_shift:0+3:";
-    for (auto const& rule : bench::row_text::known_rules) text += fmt::format("\n  {:<14} {}", rule.name, rule.keys);
+    for (auto const& rule : bench::row_text::known_rules) {
+        text += fmt::format("\n  {:<14} {}", rule.name, fmt::join(bench::row_text::split(rule.keys, ' '), ", "));
+        if (!rule.note.empty()) text += fmt::format("; {}", rule.note);
+    }
     return text;
 }
 

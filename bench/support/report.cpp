@@ -53,8 +53,8 @@ std::FILE* text_stream(std::string const& json_path) {
 void check_writable(std::string const& path, std::string_view option) {
     if (path.empty() || (path == "-" && option == "--json")) return;
     if (path == "-") throw usage_error("{} -: a file is needed", option);
-    std::error_code ignored;
-    bool const there = std::filesystem::exists(path, ignored);
+    std::error_code ignored; // a link is there though what it points to is not
+    bool const there = std::filesystem::exists(std::filesystem::symlink_status(path, ignored));
     if (std::ofstream const out(path, std::ios::app); !out)
         throw usage_error("{} {}: the file cannot be written", option, path);
     if (!there) std::filesystem::remove(path, ignored);

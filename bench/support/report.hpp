@@ -17,7 +17,7 @@ using json = nlohmann::ordered_json;
 [[nodiscard]] std::FILE* text_stream(std::string const& json_path);
 
 /// Throws usage_error naming `option` where `path` cannot be written, before hours are spent; leaves no file that was
-/// not there. Nothing for "", nor for "-" of --json.
+/// not there, but for what a link points to. Nothing for "", nor for "-" of --json.
 void check_writable(std::string const& path, std::string_view option = "--json");
 
 /// Writes to a file, or to standard output for "-". Nothing for "".

@@ -91,21 +91,21 @@ private:
 
 namespace row_text {
 
-/// A rule that a text can name, with its keys for a reader.
+/// A rule that a text can name, and its keys: those the parser knows, with spaces between.
 struct known_rule {
-    std::string_view name, keys;
+    std::string_view name, keys, note{};
 };
 
 inline constexpr known_rule known_rules[] = {
-    {"cycle", "seed, cycles, draw (independent, disjoint, regular_partition), clusters"},
+    {"cycle", "seed cycles draw clusters", "draw: independent, disjoint or regular_partition"},
     {"window", "predecessors"},
-    {"landmark", "stride, count"},
+    {"landmark", "stride count"},
     {"self", ""},
     {"causal_shift", "stages"},
     {"xor", "stages"},
     {"bit_reversal", "stages"},
     {"benes", "phases"},
-    {"fixed_stride", "stride, count"},
+    {"fixed_stride", "stride count"},
     {"random", "draws"}};
 
 [[nodiscard]] inline std::vector<std::string_view> split(std::string_view text, char at) {
@@ -121,13 +121,21 @@ inline constexpr known_rule known_rules[] = {
 /// One rule of a row: its name and the values not yet asked for.
 class rule_text {
 public:
-    rule_text(std::string_view text, std::initializer_list<std::string_view> keys) : text_(text) {
+    explicit rule_text(std::string_view text) : text_(text) {
         auto const parts = split(text, ':');
+        name_            = parts[0];
+        auto const* rule = std::ranges::find(known_rules, name_, &known_rule::name);
+        if (rule == std::end(known_rules)) {
+            std::string known;
+            for (known_rule const& r : known_rules) known += (known.empty() ? "" : ", ") + std::string(r.name);
+            bad("no rule '" + std::string(name_) + "'; there is " + known);
+        }
+        auto const keys = rule->keys.empty() ? std::vector<std::string_view>{} : split(rule->keys, ' ');
         for (std::size_t i = 1; i < parts.size(); ++i) {
             std::size_t const equals = parts[i].find('=');
             bool const bare          = equals == std::string_view::npos;
             if (bare && (i != 1 || keys.size() == 0)) bad("'" + std::string(parts[i]) + "' has no key");
-            std::string_view const key = bare ? *keys.begin() : parts[i].substr(0, equals);
+            std::string_view const key = bare ? keys[0] : parts[i].substr(0, equals);
             if (std::find(keys.begin(), keys.end(), key) == keys.end()) bad("no key '" + std::string(key) + "'");
             if (!find(key).empty()) bad("key '" + std::string(key) + "' twice");
             std::string_view const value = bare ? parts[i] : parts[i].substr(equals + 1);
@@ -139,6 +147,8 @@ public:
     [[noreturn]] void bad(std::string const& what) const {
         throw row_text_error("row text '" + std::string(text_) + "': " + what);
     }
+
+    [[nodiscard]] std::string_view name() const noexcept { return name_; }
 
     [[nodiscard]] std::string_view find(std::string_view key) const noexcept {
         for (auto const& [name, value] : values_)
@@ -176,12 +186,11 @@ private:
         return value;
     }
 
-    std::string_view text_;
+    std::string_view text_, name_{};
     std::vector<std::pair<std::string_view, std::string_view>> values_;
 };
 
-[[nodiscard]] inline topology::cycle parse_cycle(std::string_view text) {
-    rule_text const in(text, {"seed", "cycles", "draw", "clusters"});
+[[nodiscard]] inline topology::cycle parse_cycle(rule_text const& in) {
     topology::cycle out;
     out.seed                    = in.number("seed", out.seed);
     out.cycles                  = in.number("cycles", out.cycles);
@@ -197,31 +206,21 @@ private:
 }
 
 [[nodiscard]] inline text_row::any_rule parse_rule(std::string_view text) {
-    std::string_view const name = text.substr(0, text.find(':'));
-    if (name == "cycle") return parse_cycle(text);
-    if (name == "window") return topology::window{rule_text(text, {"predecessors"}).number<index_t>("predecessors", 0)};
-    if (name == "landmark") {
-        rule_text const in(text, {"stride", "count"});
+    rule_text const in(text);
+    if (in.name() == "cycle") return parse_cycle(in);
+    if (in.name() == "window") return topology::window{in.number<index_t>("predecessors", 0)};
+    if (in.name() == "landmark") {
         topology::landmark const otherwise;
         return topology::landmark{in.number("stride", otherwise.stride), in.number("count", otherwise.count)};
     }
-    if (name == "self") {
-        static_cast<void>(rule_text(text, {}));
-        return topology::self{};
-    }
-    if (name == "causal_shift") return topology::causal_shift{rule_text(text, {"stages"}).list("stages")};
-    if (name == "xor") return topology::xor_partner{rule_text(text, {"stages"}).list("stages")};
-    if (name == "bit_reversal") return topology::bit_reversal{rule_text(text, {"stages"}).list("stages")};
-    if (name == "benes") return topology::benes{rule_text(text, {"phases"}).list("phases")};
-    if (name == "fixed_stride") {
-        rule_text const in(text, {"stride", "count"});
+    if (in.name() == "self") return topology::self{};
+    if (in.name() == "causal_shift") return topology::causal_shift{in.list("stages")};
+    if (in.name() == "xor") return topology::xor_partner{in.list("stages")};
+    if (in.name() == "bit_reversal") return topology::bit_reversal{in.list("stages")};
+    if (in.name() == "benes") return topology::benes{in.list("phases")};
+    if (in.name() == "fixed_stride")
         return topology::fixed_stride{in.number<index_t>("stride", 1), in.number<index_t>("count", 1)};
-    }
-    if (name == "random") return topology::random_predecessor{rule_text(text, {"draws"}).list("draws")};
-    std::string known;
-    for (known_rule const& rule : known_rules) known += (known.empty() ? "" : ", ") + std::string(rule.name);
-    throw row_text_error("row text '" + std::string(text) + "': no rule '" + std::string(name) + "'; there is " +
-                         known);
+    return topology::random_predecessor{in.list("draws")};
 }
 
 } // namespace row_text

@@ -13,7 +13,9 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace bf = butterfly;
@@ -146,8 +148,8 @@ struct counting {
 };
 
 /// Rows the busiest thread of a share decodes, over the mean: one call of `count` problems, the first of which has
-/// `tokens` queries at the end of `keys` keys, the others one query at the end of 10.
-double busiest_over_mean(int threads, int count, bf::index_t tokens, bf::index_t keys) {
+/// `tokens` queries at the end of `keys` keys, the others one query at the end of `other_keys`.
+double busiest_over_mean(int threads, int count, bf::index_t tokens, bf::index_t keys, bf::index_t other_keys = 10) {
     bf::heads_buffer<float> const k({2, keys, 8}), q({2, tokens, 8});
     bf::heads_buffer<float> out({2, tokens + count, 8});
     auto const pool_of = [&](bf::index_t n) {
@@ -155,7 +157,7 @@ double busiest_over_mean(int threads, int count, bf::index_t tokens, bf::index_t
             reinterpret_cast<std::byte const*>(k.values().data()), {}, {2, n, 8}, keys * 32, 32};
         return bf::pool(rows, rows, bf::visible::causal_prefix());
     };
-    auto const big = pool_of(keys), small = pool_of(10);
+    auto const big = pool_of(keys), small = pool_of(other_keys);
     std::vector<std::atomic<bf::index_t>> decoded(static_cast<std::size_t>(threads));
     bf::meeting all;
     auto const work = [&](int thread) {
@@ -199,38 +201,137 @@ TEST_CASE("a share deals the work of many problems to all its threads", "[backen
             REQUIRE(busiest_over_mean(threads, count, 1500, 1500) < 1.25); // a prefill among decodes
             REQUIRE(busiest_over_mean(threads, count, 1, 65536) < 1.25);   // a long decode among short ones
         }
+    for (int const threads : {4, 8})
+        for (int const count : {2, 5, 32}) {
+            CAPTURE(threads, count);
+            REQUIRE(busiest_over_mean(threads, count, 1, 16384, 16384) < 1.25); // decodes that are all alike
+            REQUIRE(busiest_over_mean(threads, count, 1, 60000, 45000) < 1.25);
+        }
 }
 
-#if defined(_OPENMP)
-TEST_CASE("many problems in one call have the bits of single calls", "[backend]") {
-    std::vector<bf::testing::seeded_problem<>> data;
-    for (bf::index_t i = 0; i < 9; ++i)
-        data.push_back(bf::testing::make_problem({.heads    = 4,
-                                                  .kv_heads = 2,
-                                                  .tokens   = i % 3 == 0 ? 60 : 1,
-                                                  .keys     = 60 + 10 * i,
-                                                  .head_dim = 16,
-                                                  .seed     = static_cast<std::uint64_t>(i)}));
-    auto const keys_of = [](auto& p) {
-        return bf::pool(std::as_const(p.k).view(), std::as_const(p.v).view(), bf::visible::causal_prefix());
-    };
-    using keys_type = decltype(keys_of(data[0]));
-    bf::backend::simd<> const team{.executor = bf::openmp{.threads = 3}};
-    std::vector<keys_type> keys;
-    std::vector<bf::bound_problem<1>> bound;
+namespace {
+
+/// Sequences of several lengths: short and long ones, with one query at the end and with many.
+struct sequences {
+    using keys_type = decltype(bf::pool(std::declval<bf::heads_view<float const>>(),
+                                        std::declval<bf::heads_view<float const>>(),
+                                        bf::visible::causal_prefix()));
+
+    std::vector<bf::testing::seeded_problem<>> data{};
+    std::vector<keys_type> keys{};
+    std::vector<bf::testing::tensor<float>> wanted{}; // of single calls on one thread
+
+    explicit sequences(bf::index_t count) {
+        for (bf::index_t i = 0; i < count; ++i)
+            data.push_back(bf::testing::make_problem({.heads    = 4,
+                                                      .kv_heads = 2,
+                                                      .tokens   = i % 3 == 0 ? 60 : 1,
+                                                      .keys     = i % 4 == 1 ? 12900 + 10 * i : 60 + 10 * i,
+                                                      .head_dim = 16,
+                                                      .seed     = static_cast<std::uint64_t>(i)}));
+        for (auto& p : data)
+            keys.push_back(
+                bf::pool(std::as_const(p.k).view(), std::as_const(p.v).view(), bf::visible::causal_prefix()));
+        bf::backend::simd<> const alone;
+        for (std::size_t i = 0; i < data.size(); ++i) {
+            bf::attend(alone, data[i].q.view(), data[i].out.view(), options(i), keys[i]);
+            wanted.push_back(data[i].out);
+        }
+    }
+
+    [[nodiscard]] bf::attend_options options(std::size_t i) const {
+        return {.q_position = data[i].k.shape().tokens - data[i].q.shape().tokens};
+    }
+
+    template <class Policy>
+    [[nodiscard]] std::vector<bf::bound_problem<1>> bind(Policy const& policy) {
+        std::vector<bf::bound_problem<1>> bound;
+        for (std::size_t i = 0; i < data.size(); ++i)
+            bound.push_back(bf::make_problem(policy, data[i].q.view(), data[i].out.view(), options(i), keys[i]));
+        return bound;
+    }
+
+    void forget() {
+        for (auto& p : data)
+            for (bf::index_t h = 0; h < p.out.shape().heads; ++h)
+                for (bf::index_t t = 0; t < p.out.shape().tokens; ++t)
+                    std::ranges::fill(p.out.view().row(h, t), -77.0F);
+    }
+
+    void check() const {
+        for (std::size_t i = 0; i < data.size(); ++i) {
+            CAPTURE(i);
+            REQUIRE(bf::testing::compare_bits(data[i].out.view(), wanted[i].view()));
+        }
+    }
+};
+
+std::vector<bf::problem> problems_of(std::vector<bf::bound_problem<1>> const& bound) {
     std::vector<bf::problem> problems;
-    for (auto& p : data) keys.push_back(keys_of(p));
-    for (std::size_t i = 0; i < data.size(); ++i)
-        bound.push_back(bf::make_problem(team, data[i].q.view(), data[i].out.view(), {.q_position = 59}, keys[i]));
     for (auto const& b : bound) problems.push_back(b.problem());
-    bf::attend(team, std::span<bf::problem const>(problems));
-    for (std::size_t i = 0; i < data.size(); ++i) {
-        auto alone = data[i];
-        bf::attend(bf::backend::simd<>{}, alone.q.view(), alone.out.view(), {.q_position = 59}, keys[i]);
-        REQUIRE(bf::testing::compare_bits(data[i].out.view(), alone.out.view()));
+    return problems;
+}
+
+} // namespace
+
+TEST_CASE("many problems in one call have the bits of single calls", "[backend]") {
+    for (bf::index_t const count : {2, 9, 70}) {
+        sequences some(count);
+        for (int const threads : {1, 2, 3, 20}) { // 20: every long one is split
+            CAPTURE(count, threads);
+            some.forget();
+            bf::meeting all;
+            std::vector<std::thread> workers;
+            for (int thread = 0; thread < threads; ++thread)
+                workers.emplace_back([&, thread] {
+                    bf::backend::simd<> const cpu{.executor =
+                                                      bf::share{.thread = thread, .threads = threads, .barrier = all}};
+                    auto const bound    = some.bind(cpu);
+                    auto const problems = problems_of(bound);
+                    bf::attend(cpu, std::span<bf::problem const>(problems));
+                });
+            for (auto& w : workers) w.join();
+            some.check();
+        }
+#if defined(_OPENMP)
+        some.forget();
+        bf::backend::simd<> const team{.executor = bf::openmp{.threads = 3}};
+        auto const bound    = some.bind(team);
+        auto const problems = problems_of(bound);
+        bf::attend(team, std::span<bf::problem const>(problems));
+        some.check();
+#endif
     }
 }
-#endif
+
+TEST_CASE("problems whose partial results do not fit together are dealt one after another", "[backend]") {
+    namespace vec = bf::backend::vec;
+    using isa     = bf::isa::current;
+    sequences some(9);
+    some.forget();
+    bf::backend::simd<> const cpu;
+    auto const bound       = some.bind(cpu);
+    auto const problems    = problems_of(bound);
+    bf::index_t const each = vec::thread_bytes<isa>(problems);
+    bf::index_t room       = 0; // for the largest
+    for (bf::problem const& p : problems) room = std::max(room, vec::parts_room<isa>(20, {&p, 1}));
+    REQUIRE(room > 0);
+    std::vector<std::byte> memory(static_cast<std::size_t>(each + room + 64));
+    void* data       = memory.data();
+    std::size_t size = memory.size();
+    auto* const at   = static_cast<std::byte*>(std::align(64, static_cast<std::size_t>(each + room), data, size));
+    int split        = 0;
+    vec::work_list<isa> list(cpu.executor, at, each, at + each, room);
+    for (bf::problem const& p : problems) {
+        vec::cut const c         = vec::cut_problem<isa>(p);
+        bf::index_t const widest = vec::load_of(p, c, 20).widest;
+        split += widest > 0;
+        list.add(p, c, widest);
+    }
+    list.run();
+    REQUIRE(split == 2);
+    some.check();
+}
 
 TEST_CASE("workspace_bytes asks for shapes alone and does not move with the position", "[backend]") {
     bf::visible::interval const sees = bf::visible::causal_prefix();

@@ -65,6 +65,8 @@ TEST_CASE("tensors of four types survive a round trip", "[interop]") {
     REQUIRE(heads.view().row(0, 1)[2] == 7.0F);
     REQUIRE_THROWS_AS(st::heads<float>(st::make_tensor<float>("a", {6}, a)), bf::format_error);
     REQUIRE(st::heads<bf::bfloat16>(read.at("c")).shape() == bf::heads_shape{4, 0, 5});
+    std::vector<float> const many(600);
+    REQUIRE_THROWS_AS(st::heads<float>(st::make_tensor<float>("a", {1, 1, 1}, many)), bf::format_error);
     bf::index_t const big = bf::index_t{1} << 40;
     REQUIRE_THROWS_AS(st::heads<float>(st::make_tensor<float>("a", {big, big, 0}, {})), bf::format_error);
 }
@@ -158,4 +160,47 @@ TEST_CASE("what cannot be written leaves the file as it was", "[interop]") {
     st::tensor const twice[] = {st::make_tensor<float>("a", {1}, std::span(&x, 1)),
                                 st::make_tensor<float>("a", {1}, std::span(&x, 1))};
     REQUIRE_THROWS_AS(st::encode(twice), bf::shape_error);
+}
+
+TEST_CASE("a file takes another's place as a whole, and nothing else's", "[interop]") {
+    namespace fs    = std::filesystem;
+    auto const text = [](fs::path const& path) {
+        auto const bytes = st::read_bytes(path.string());
+        return std::string(reinterpret_cast<char const*>(bytes.data()), bytes.size());
+    };
+    auto const write = [](fs::path const& path, bool commit) {
+        bf::detail::replacement_file file("test", path.string());
+        file.write(std::as_bytes(std::span<char const>("new", 3)));
+        if (commit) file.commit();
+    };
+    fs::path const folder = fs::temp_directory_path() / "butterfly_replacement_test";
+    fs::remove_all(folder);
+    fs::create_directories(folder / "of");
+    std::ofstream(folder / "x") << "old";
+
+    write(folder / "x", false);
+    REQUIRE(text(folder / "x") == "old");
+    write(folder / "x", true);
+    REQUIRE(text(folder / "x") == "new");
+    write(folder / "y", true);
+    REQUIRE(text(folder / "y") == "new");
+    REQUIRE_THROWS_AS(write(folder / "of", true), bf::format_error);
+
+    std::ofstream(folder / "z") << "old";
+    std::ofstream(folder / "z.part") << "mine";
+    REQUIRE_THROWS_AS(write(folder / "z", true), bf::format_error);
+    REQUIRE(text(folder / "z") == "old");
+    REQUIRE(text(folder / "z.part") == "mine");
+
+    fs::create_symlink(folder / "x", folder / "link");
+    std::ofstream(folder / "x") << "old";
+    write(folder / "link", true);
+    REQUIRE(fs::is_symlink(folder / "link"));
+    REQUIRE(text(folder / "x") == "new");
+#if defined(__linux__)
+    REQUIRE_THROWS_AS(write("/dev/null", true), bf::format_error);
+    REQUIRE(fs::is_character_file("/dev/null"));
+#endif
+    REQUIRE(std::distance(fs::directory_iterator(folder), fs::directory_iterator()) == 6);
+    fs::remove_all(folder);
 }

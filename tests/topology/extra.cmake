@@ -11,7 +11,7 @@ if(BUTTERFLY_BUILD_BENCH)
                             cycle:seed=7,window:64,landmark:64 --nodes 4096 --heads 1)
   add_topology_program_test(json "\"degree\": 6,.*\"cycle\": 16,.*\"fan_in\": " --row
                             cycle:seed=0,window:2,landmark:3,self --nodes 8 --heads 1 --json - --hops 4)
-  add_topology_program_test(far_stride "edges +4098," --row fixed_stride:stride=4096:count=65536 --nodes 8193 --heads 1
+  add_topology_program_test(far_stride "edges +500000," --row fixed_stride:stride=500000:count=1000000 --nodes 1000000 --heads 1
                             --head-dim 0)
   add_topology_program_test(schedule "published +reaches 41 of 256" --schedule --layers 6 --blocks 256)
 
@@ -29,6 +29,10 @@ if(BUTTERFLY_BUILD_BENCH)
   add_topology_refusal_test(bad_dump "^topology: --dump /nonexistent/x.npz: " --dump /nonexistent/x.npz)
   add_topology_refusal_test(no_dump_of_schedule "^topology: .*excludes" --schedule --dump x.npz)
   if(CMAKE_SYSTEM_NAME STREQUAL "Linux") # elsewhere the system does not tell what is available
+    add_topology_refusal_test(no_memory_of_cycles "^topology: --nodes 2000000000, --heads 1: the graph needs about " --nodes
+                              2000000000 --heads 1 --row cycle:cycles=1000 --max-degree 1)
+    add_topology_refusal_test(no_memory_of_hops "^topology: --nodes 1000000000, --heads 1: the graph needs about " --nodes
+                              1000000000 --heads 1 --row self --hops 1 --head-dim 0)
     add_topology_refusal_test(no_memory "^topology: --nodes 2000000000, --heads 4096: the graph needs about " --nodes
                               2000000000 --heads 4096 --row self)
   endif()

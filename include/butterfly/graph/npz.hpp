@@ -404,23 +404,13 @@ private:
     return out;
 }
 
-/// Writes an archive, replacing `path` only once all of it is written: to `path`.part, then renamed. Throws
-/// format_error with the system's words where that fails, else as encode does.
+/// Writes an archive, replacing `path` only once all of it is written (core/file.hpp). Throws format_error with the
+/// system's words where that fails, else as encode does.
 inline void write(std::string const& path, std::span<member const> members) {
     format::layout const plan = format::plan(members);
-    std::string const part    = path + ".part";
-    detail::file_handle file(std::fopen(part.c_str(), "wb"));
-    if (file == nullptr) format::bad("cannot write " + part + ": " + std::strerror(errno));
-    bool good = true;
-    format::each_piece(plan, members, [&](std::span<std::byte const> piece) {
-        good = good && (piece.empty() || std::fwrite(piece.data(), 1, piece.size(), file.get()) == piece.size());
-    });
-    good            = std::fclose(file.release()) == 0 && good;
-    good            = good && std::rename(part.c_str(), path.c_str()) == 0;
-    int const error = errno;
-    if (good) return;
-    std::remove(part.c_str());
-    format::bad("cannot write " + path + ": " + std::strerror(error));
+    detail::replacement_file file("npz", path);
+    format::each_piece(plan, members, [&](std::span<std::byte const> piece) { file.write(piece); });
+    file.commit();
 }
 
 /// All arrays of a file. Throws format_error.

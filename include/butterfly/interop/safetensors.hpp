@@ -210,8 +210,8 @@ template <class T>
     return out;
 }
 
-/// A tensor [heads, tokens, head_dim] or [1, heads, tokens, head_dim]. Throws format_error where it has another type or
-/// number of dimensions, or where it is empty and its other extents overflow.
+/// A tensor [heads, tokens, head_dim] or [1, heads, tokens, head_dim]. Throws format_error where it has another type,
+/// number of dimensions or number of values, or where heads x tokens overflow.
 template <element T>
 [[nodiscard]] heads_buffer<T> heads(tensor const& t) {
     std::span<index_t const> shape = t.shape;
@@ -219,8 +219,8 @@ template <element T>
     if (shape.size() != 3) detail::bad(t.name + " is no tensor of heads, tokens and head_dim");
     std::vector<T> const read = values<T>(t);
     using butterfly::detail::try_multiply;
-    if (read.empty() && try_multiply(try_multiply(shape[0], shape[1]), shape[2]) < 0)
-        detail::bad(t.name + ": its shape overflows");
+    if (try_multiply(try_multiply(shape[0], shape[1]), shape[2]) != static_cast<index_t>(read.size()))
+        detail::bad(t.name + " has " + std::to_string(read.size()) + " values, its shape needs others or overflows");
     heads_buffer<T> out({shape[0], shape[1], shape[2]});
     std::copy(read.begin(), read.end(), out.values().begin());
     return out;
@@ -244,8 +244,8 @@ template <class T>
         auto const* known   = std::find_if(std::begin(detail::type_names), std::end(detail::type_names),
                                            [&](auto const& n) { return n.type == t.type; });
         index_t const bytes = detail::bytes_of(known->bytes, t.shape);
-        if (t.type == dtype::other || t.name == "__metadata__" || header.contains(t.name) ||
-            bytes != static_cast<index_t>(t.data.size()))
+        if (header.contains(t.name)) butterfly::detail::fail<shape_error>("safetensors: " + t.name + " is there twice");
+        if (t.type == dtype::other || t.name == "__metadata__" || bytes != static_cast<index_t>(t.data.size()))
             butterfly::detail::fail<shape_error>("safetensors: cannot write " + t.name + ": " +
                                                  std::to_string(t.data.size()) + " bytes for a shape of " +
                                                  std::to_string(bytes) + ", or a name or type that has no place");
@@ -263,20 +263,13 @@ template <class T>
     return out;
 }
 
-/// Writes a file, replacing `path` only once all of it is written: to `path`.part, then renamed. Throws format_error
-/// with the system's words where that fails, else as encode does.
+/// Writes a file, replacing `path` only once all of it is written (core/file.hpp). Throws format_error with the
+/// system's words where that fails, else as encode does.
 inline void save(std::string const& path, std::span<tensor const> tensors, metadata_map const& metadata = {}) {
     std::vector<std::byte> const bytes = encode(tensors, metadata);
-    std::string const part             = path + ".part";
-    butterfly::detail::file_handle file(std::fopen(part.c_str(), "wb"));
-    if (file == nullptr) detail::bad("cannot write " + part + ": " + std::strerror(errno));
-    bool good       = std::fwrite(bytes.data(), 1, bytes.size(), file.get()) == bytes.size();
-    good            = std::fclose(file.release()) == 0 && good;
-    good            = good && std::rename(part.c_str(), path.c_str()) == 0;
-    int const error = errno;
-    if (good) return;
-    std::remove(part.c_str());
-    detail::bad("cannot write " + path + ": " + std::strerror(error));
+    butterfly::detail::replacement_file file("safetensors", path);
+    file.write(bytes);
+    file.commit();
 }
 
 /// The bytes of a file, for `parse`. Throws format_error with the system's words.

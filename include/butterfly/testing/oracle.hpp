@@ -11,6 +11,7 @@
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/codec_ops.hpp>
 #include <butterfly/backend/host/rows.hpp>
+#include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/sdpa/attend.hpp>
 #include <butterfly/testing/sees.hpp>
@@ -252,8 +253,9 @@ template <quant::decoder Codec>
     return {&detail::oracle_codec_ops<Codec>, "oracle"};
 }
 
-/// Declines visibilities of kinds it has no definition of.
+/// Declines visibilities of kinds it has no definition of, and problems bound with another policy.
 [[nodiscard]] inline support supports(oracle const&, problem const& p) {
+    if (std::string const reason = backend::host::wrong_owner(p, "oracle"); !reason.empty()) return {false, reason};
     for (int i = 0; i < p.pool_count; ++i)
         if (p.pools[i].visibility.description.kind == visibility_kind::custom)
             return {false, "oracle: no definition of a custom visibility"};

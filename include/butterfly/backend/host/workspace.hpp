@@ -24,15 +24,21 @@ template <class T>
     return detail::round_up(count * static_cast<index_t>(sizeof(T)), scratch_alignment);
 }
 
-/// Why a call cannot run; empty where it can. A share whose barrier has no board cannot pass a pointer on, and a
-/// problem bound for one policy names functions of another's kind. `owner`: what bind_codec of the policy that asks
-/// names in bound_codec.
-[[nodiscard]] inline std::string decline(executor const& e, problem const& p, std::string_view owner) {
+/// Says so where a problem was bound for another policy, whose functions are of another kind; else empty. `owner`: what
+/// bind_codec of the policy that asks names in bound_codec.
+[[nodiscard]] inline std::string wrong_owner(problem const& p, std::string_view owner) {
     for (int i = 0; i < p.pool_count; ++i)
         for (storage_ref const* s : {&p.pools[i].keys, &p.pools[i].values})
             if (s->ops_owner != nullptr && s->ops_owner != owner)
                 return "pool " + std::to_string(i) + " was bound for " + s->ops_owner + ", not for " +
                        std::string(owner);
+    return {};
+}
+
+/// Why a call cannot run; empty where it can. Besides wrong_owner: a share whose barrier has no board cannot pass a
+/// pointer on.
+[[nodiscard]] inline std::string decline(executor const& e, problem const& p, std::string_view owner) {
+    if (std::string reason = wrong_owner(p, owner); !reason.empty()) return reason;
     if (e.can_publish() || !p.options.workspace.empty()) return {};
     return e.name() + ": a share whose barrier has no board needs options.workspace";
 }

@@ -124,6 +124,17 @@ template <class Isa>
     return {.first = i.first, .tokens = i.tokens, .head = host::row_head(p, pool, i.head)};
 }
 
+/// What an item may see of a pool, in slots or list offsets.
+[[nodiscard]] inline key_span extent_of(problem const& p, pool_ref const& pool, int number, item const& i) noexcept {
+    return pool.visibility.extent(pool.visibility.state, p, number, rows_of(p, pool, i));
+}
+
+/// The spans that an extent touches, in units of span_slots.
+[[nodiscard]] inline key_span spans_of(key_span const& extent) noexcept {
+    if (extent.first >= extent.end) return {0, 0};
+    return {extent.first / span_slots, detail::ceil_div(extent.end, span_slots)};
+}
+
 /// Addresses of the rows of a key tile in one storage.
 inline void gather_rows(storage_ref const& s, index_t kv_head, key_tile const& tile, std::byte const** rows) noexcept {
     if (tile.slots != nullptr || s.pages) {

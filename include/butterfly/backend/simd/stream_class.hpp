@@ -88,10 +88,7 @@ public:
 
     /// The spans a pool has for this item: [first, end) in units of span_slots.
     [[nodiscard]] static key_span spans(problem const& p, int pool, item const& i) noexcept {
-        pool_ref const& at    = p.pools[pool];
-        key_span const extent = at.visibility.extent(at.visibility.state, p, pool, rows_of(p, at, i));
-        if (extent.first >= extent.end) return {0, 0};
-        return {extent.first / span_slots, detail::ceil_div(extent.end, span_slots)};
+        return spans_of(extent_of(p, p.pools[pool], pool, i));
     }
 
     /// All pools and spans in order, in this thread.

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// How the work of a call is dealt to threads.
+//
+// The items of all its problems are one list, so that many short sequences share the threads. A problem of the stream
+// class may be split: its spans stand in the list in the place of its items, each leaves a partial result, and a second
+// list folds them in order. A problem with long pools is split
+//
+//   - where the call has fewer than 4 items for each thread: then items alone would leave threads idle, or
+//   - where one of its items is more than a thread's part of the whole call.
+//
+// Many equal sequences are therefore not split: their items fill the threads without partial results. Only where work
+// runs depends on this, never a bit.
+
+#include <butterfly/backend/simd/stream_class.hpp>
+#include <butterfly/backend/simd/tile_class.hpp>
+#include <butterfly/core/executor.hpp>
+
+#include <algorithm>
+#include <array>
+#include <functional>
+#include <span>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+/// Most spans of one pool, from its shape alone.
+[[nodiscard]] inline index_t most_spans(pool_ref const& pool) noexcept {
+    index_t const slots = pool.keys.ring != 0 ? std::min(pool.slots, pool.keys.ring) : pool.slots;
+    return detail::ceil_div(slots, span_slots) + 1;
+}
+
+/// Most spans of all pools.
+[[nodiscard]] inline index_t most_spans(problem const& p) noexcept {
+    index_t count = 0;
+    for (int k = 0; k < p.pool_count; ++k) count += most_spans(p.pools[k]);
+    return count;
+}
+
+/// Most items of a problem wherever its queries stand.
+[[nodiscard]] inline index_t most_items(problem const& p, cut const& c) noexcept {
+    if (c.per_block == 0) return c.items();
+    return c.chunks * std::min(p.tokens(), (detail::ceil_div(p.tokens(), c.alignment) + 1) * c.per_block);
+}
+
+/// Whether a problem may be split: few items, long pools. Asked of shapes alone, since the workspace depends on it.
+[[nodiscard]] inline bool may_split(problem const& p, cut const& c, int threads) noexcept {
+    if (!c.stream || threads == 1 || c.items() == 0 || most_items(p, c) >= 4 * threads) return false;
+    for (int k = 0; k < p.pool_count; ++k)
+        if (most_spans(p.pools[k]) > 3) return true;
+    return false;
+}
+
+/// Bytes of one partial result.
+template <class Isa>
+[[nodiscard]] index_t part_bytes(problem const& p) noexcept {
+    return stream_part::bytes(stream_scratch<Isa>::padded(p.out.shape.head_dim));
+}
+
+/// Bytes for the partial results of a call: room for any one problem, and for several as far as they are small.
+template <class Isa>
+[[nodiscard]] index_t parts_room(int threads, std::span<problem const> problems) noexcept {
+    constexpr index_t small = 16 << 20;
+    index_t most = 0, all = 0;
+    for (problem const& p : problems) {
+        cut const c = cut_problem<Isa>(p);
+        if (!may_split(p, c, threads)) continue;
+        index_t const bytes = most_items(p, c) * most_spans(p) * part_bytes<Isa>(p);
+        most                = std::max(most, bytes);
+        all                 = std::min(all + std::min(bytes, small), small);
+    }
+    return std::max(most, all);
+}
+
+/// How much work a problem is, counted in rows times slots.
+struct work_load {
+    index_t heaviest = 0; // item
+    index_t all      = 0; // items
+    index_t widest   = 0; // spans of one item; 0: the problem cannot be split, or is not worth it
+};
+
+/// Worth splitting is a problem some of whose items see more than two spans of a pool. A visibility whose extent is
+/// wider than its pool is walked in one thread.
+[[nodiscard]] inline work_load load_of(problem const& p, cut const& c, int threads) noexcept {
+    work_load load;
+    if (threads == 1) return load;
+    bool worth = false, fits = may_split(p, c, threads);
+    for (index_t index = 0; index < c.items(); ++index) {
+        item const i  = item_at(p, c, index);
+        index_t slots = 0, spans = 0;
+        for (int k = 0; k < p.pool_count; ++k) {
+            key_span const extent = extent_of(p, p.pools[k], k, i);
+            key_span const s      = spans_of(extent);
+            slots += std::clamp<index_t>(extent.end - extent.first, 0, most_spans(p.pools[k]) * span_slots);
+            spans += s.end - s.first;
+            worth |= s.end - s.first > 2;
+        }
+        fits &= spans <= most_spans(p);
+        load.heaviest = std::max(load.heaviest, slots * i.rows());
+        load.all += slots * i.rows();
+        load.widest = std::max(load.widest, spans);
+    }
+    if (!fits || !worth) load.widest = 0;
+    return load;
+}
+
+/// Whether the spans of a problem are dealt instead of its items; `all`: work of the call, `items`: of the call.
+[[nodiscard]] inline bool split(work_load const& load, index_t all, index_t items, int threads) noexcept {
+    return load.widest > 0 && (items < 4 * threads || load.heaviest > all / threads);
+}
+
+/// Problems whose work is dealt as one list; run() deals it.
+template <class Isa>
+class work_list {
+public:
+    /// `scratch`: `each` bytes for every thread. `parts`: `room` bytes for partial results.
+    work_list(executor const& threads, std::byte* scratch, index_t each, std::byte* parts, index_t room) noexcept
+        : threads_(threads), scratch_(scratch), each_(each), parts_(parts), room_(room) {}
+
+    /// Adds a problem, split where `widest` is the number of spans of its widest item, whole where it is 0. Deals what
+    /// is there before where there is no room.
+    void add(problem const& p, cut const& c, index_t widest) noexcept {
+        index_t const bytes = c.items() * widest * part_bytes<Isa>(p);
+        if (count_ == entries_.size() || used_ + bytes > room_) run();
+        work_ += c.items() * std::max<index_t>(widest, 1);
+        folds_ += widest > 0 ? c.items() : 0;
+        entries_[count_++] = {&p, c, widest, parts_ + used_, work_, folds_};
+        used_ += bytes;
+    }
+
+    /// Deals the list and empties it.
+    void run() noexcept {
+        if (work_ > 0)
+            threads_.each(work_, [&](index_t work, int thread) noexcept {
+                auto const [e, index] = find(work, &entry::end);
+                std::byte* const mine = scratch_ + thread * each_;
+                if (e->widest == 0)
+                    run_item(*e, index, mine);
+                else
+                    run_span(*e, index % e->c.items(), index / e->c.items(), mine);
+            });
+        if (folds_ > 0)
+            threads_.each(folds_, [&](index_t work, int thread) noexcept {
+                auto const [e, index] = find(work, &entry::folds);
+                fold(*e, index, scratch_ + thread * each_);
+            });
+        count_ = 0;
+        work_ = folds_ = used_ = 0;
+    }
+
+private:
+    struct entry {
+        problem const* p;
+        cut c;
+        index_t widest;   // spans of the widest item; 0: not split
+        std::byte* parts; // [items][widest]
+        index_t end;      // work up to and with this problem
+        index_t folds;    // items of split problems up to and with this one
+    };
+
+    struct place {
+        entry const* e;
+        index_t index; // of the work of that problem
+    };
+
+    /// Whose work number `work` is, counted by `end`.
+    [[nodiscard]] place find(index_t work, index_t entry::*end) const noexcept {
+        auto const first = entries_.begin(), last = first + static_cast<std::ptrdiff_t>(count_);
+        auto const at = std::ranges::upper_bound(first, last, work, {}, end);
+        return {&*at, work - (at == first ? 0 : std::invoke(end, at[-1]))};
+    }
+
+    [[nodiscard]] static stream_part part(entry const& e, index_t index, index_t span) noexcept {
+        return {stream_scratch<Isa>::padded(e.p->out.shape.head_dim),
+                e.parts + (index * e.widest + span) * part_bytes<Isa>(*e.p)};
+    }
+
+    static void run_item(entry const& e, index_t index, std::byte* scratch) noexcept {
+        item const i = item_at(*e.p, e.c, index);
+        if (e.c.stream)
+            stream_attention<Isa>(*e.p, i, scratch).run();
+        else
+            tile_attention<Isa>(*e.p, i, scratch).run();
+    }
+
+    /// Span `slot` of all pools of an item; nothing where it has fewer.
+    static void run_span(entry const& e, index_t index, index_t slot, std::byte* scratch) noexcept {
+        item const i = item_at(*e.p, e.c, index);
+        index_t span = slot;
+        for (int k = 0; k < e.p->pool_count; ++k) {
+            key_span const s = stream_attention<Isa>::spans(*e.p, k, i);
+            if (span < s.end - s.first)
+                return stream_attention<Isa>(*e.p, i, scratch).run_span(k, s.first + span, part(e, index, slot));
+            span -= s.end - s.first;
+        }
+    }
+
+    static void fold(entry const& e, index_t index, std::byte* scratch) noexcept {
+        item const i = item_at(*e.p, e.c, index);
+        stream_attention<Isa> attention(*e.p, i, scratch);
+        attention.clear_total();
+        index_t span = 0;
+        for (int k = 0; k < e.p->pool_count; ++k) {
+            key_span const s = stream_attention<Isa>::spans(*e.p, k, i);
+            for (index_t n = s.first; n < s.end; ++n) attention.fold(part(e, index, span++));
+        }
+        attention.finish();
+    }
+
+    executor const& threads_;
+    std::byte* scratch_;
+    index_t each_;
+    std::byte* parts_;
+    index_t room_;
+    std::array<entry, 64> entries_;
+    std::size_t count_ = 0;
+    index_t work_ = 0, folds_ = 0, used_ = 0;
+};
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec
