@@ -168,8 +168,8 @@ double busiest_over_mean(int threads, int count, bf::index_t tokens, bf::index_t
         bound.push_back(
             bf::make_problem(cpu, q.view(), out.view().slice(0, tokens), {.q_position = keys - tokens}, big));
         for (int i = 1; i < count; ++i)
-            bound.push_back(
-                bf::make_problem(cpu, q.view().slice(0, 1), out.view().slice(tokens + i, 1), {.q_position = 9}, small));
+            bound.push_back(bf::make_problem(cpu, q.view().slice(0, 1), out.view().slice(tokens + i, 1),
+                                             {.q_position = other_keys - 1}, small));
         for (auto const& b : bound) problems.push_back(b.problem());
         bf::attend(cpu, std::span<bf::problem const>(problems));
     };
@@ -202,7 +202,7 @@ TEST_CASE("a share deals the work of many problems to all its threads", "[backen
             REQUIRE(busiest_over_mean(threads, count, 1, 65536) < 1.25);   // a long decode among short ones
         }
     for (int const threads : {4, 8})
-        for (int const count : {2, 5, 32}) {
+        for (int const count : {2, 3, 5, 32}) {
             CAPTURE(threads, count);
             REQUIRE(busiest_over_mean(threads, count, 1, 16384, 16384) < 1.25); // decodes that are all alike
             REQUIRE(busiest_over_mean(threads, count, 1, 60000, 45000) < 1.25);
@@ -211,14 +211,16 @@ TEST_CASE("a share deals the work of many problems to all its threads", "[backen
 
 namespace {
 
-/// Sequences of several lengths: short and long ones, with one query at the end and with many.
+/// Sequences of several lengths: short and long ones, with one query at the end and with many. Keys are seen twice, in
+/// a window and all of them.
 struct sequences {
-    using keys_type = decltype(bf::pool(std::declval<bf::heads_view<float const>>(),
-                                        std::declval<bf::heads_view<float const>>(),
-                                        bf::visible::causal_prefix()));
+    using view = bf::heads_view<float const>;
+    using near = decltype(bf::pool(std::declval<view>(), std::declval<view>(), bf::visible::exact_window(1)));
+    using all  = decltype(bf::pool(std::declval<view>(), std::declval<view>(), bf::visible::causal_prefix()));
 
     std::vector<bf::testing::seeded_problem<>> data{};
-    std::vector<keys_type> keys{};
+    std::vector<near> windows{};
+    std::vector<all> keys{};
     std::vector<bf::testing::tensor<float>> wanted{}; // of single calls on one thread
 
     explicit sequences(bf::index_t count) {
@@ -229,12 +231,13 @@ struct sequences {
                                                       .keys     = i % 4 == 1 ? 12900 + 10 * i : 60 + 10 * i,
                                                       .head_dim = 16,
                                                       .seed     = static_cast<std::uint64_t>(i)}));
-        for (auto& p : data)
-            keys.push_back(
-                bf::pool(std::as_const(p.k).view(), std::as_const(p.v).view(), bf::visible::causal_prefix()));
+        for (auto const& p : data) {
+            windows.push_back(bf::pool(p.k.view(), p.v.view(), bf::visible::exact_window(9000)));
+            keys.push_back(bf::pool(p.k.view(), p.v.view(), bf::visible::causal_prefix()));
+        }
         bf::backend::simd<> const alone;
         for (std::size_t i = 0; i < data.size(); ++i) {
-            bf::attend(alone, data[i].q.view(), data[i].out.view(), options(i), keys[i]);
+            bf::attend(alone, data[i].q.view(), data[i].out.view(), options(i), windows[i], keys[i]);
             wanted.push_back(data[i].out);
         }
     }
@@ -244,10 +247,11 @@ struct sequences {
     }
 
     template <class Policy>
-    [[nodiscard]] std::vector<bf::bound_problem<1>> bind(Policy const& policy) {
-        std::vector<bf::bound_problem<1>> bound;
+    [[nodiscard]] std::vector<bf::bound_problem<2>> bind(Policy const& policy) {
+        std::vector<bf::bound_problem<2>> bound;
         for (std::size_t i = 0; i < data.size(); ++i)
-            bound.push_back(bf::make_problem(policy, data[i].q.view(), data[i].out.view(), options(i), keys[i]));
+            bound.push_back(
+                bf::make_problem(policy, data[i].q.view(), data[i].out.view(), options(i), windows[i], keys[i]));
         return bound;
     }
 
@@ -266,7 +270,7 @@ struct sequences {
     }
 };
 
-std::vector<bf::problem> problems_of(std::vector<bf::bound_problem<1>> const& bound) {
+std::vector<bf::problem> problems_of(std::vector<bf::bound_problem<2>> const& bound) {
     std::vector<bf::problem> problems;
     for (auto const& b : bound) problems.push_back(b.problem());
     return problems;
@@ -331,6 +335,18 @@ TEST_CASE("problems whose partial results do not fit together are dealt one afte
     list.run();
     REQUIRE(split == 2);
     some.check();
+}
+
+TEST_CASE("a problem none of whose items sees three spans of a pool is not split", "[backend]") {
+    namespace vec     = bf::backend::vec;
+    auto const widest = [](bf::index_t window) {
+        bf::visible::interval const sees = bf::visible::exact_window(window);
+        bf::pool_ref const pool          = dense_pool(sees, 100000);
+        bf::problem const p              = dense_problem(pool, 2, 1, 65535);
+        return vec::load_of(p, vec::cut_problem<bf::isa::current>(p), 8).widest;
+    };
+    REQUIRE(widest(2 * vec::span_slots) == 0);
+    REQUIRE(widest(2 * vec::span_slots + 1) == 3);
 }
 
 TEST_CASE("workspace_bytes asks for shapes alone and does not move with the position", "[backend]") {

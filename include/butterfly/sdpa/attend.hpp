@@ -91,12 +91,12 @@ inline void check_tensor(tensor_ref const& t, subject const& at) {
 /// that width, one every `a` and one every `b`, share elements. a, b >= 0.
 [[nodiscard]] constexpr bool
 rows_overlap(index_t a, index_t a_count, index_t b, index_t b_count, index_t width) noexcept {
-    if (a < b) return rows_overlap(b, b_count, a, a_count, width);
+    if (a < b) return rows_overlap(b, b_count, a, a_count, width); // then the loop ends at once where rows are nested
     if (b_count > 1 && b < width) return true;
     index_t const reach = (b_count - 1) * b + width; // of the rows of one i
     for (index_t i = 1; i < a_count && i * a < reach; ++i) {
-        index_t const past = b > 0 ? i * a % b : i * a; // beyond the last row that begins no later
-        if (past < width || (b > 0 && i * a / b + 1 < b_count && b - past < width)) return true;
+        index_t const past = b > 0 ? i * a % b : 0; // beyond the last row that begins no later
+        if (past < width || b - past < width) return true;
     }
     return false;
 }
