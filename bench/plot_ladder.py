@@ -96,7 +96,7 @@ def read(path):
             data = json.load(file)
     except OSError as error:
         fail(f"{path}: {error.strerror}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fail(f"{path} is no JSON: {error}")
     rungs = [r for r in data["rungs"] if "systems" in r]
     if not rungs:
@@ -193,8 +193,7 @@ def caption(data):
     return first, second
 
 
-def draw(arguments):
-    data, rungs = read(arguments.json)
+def draw(data, rungs):
     plt.rcParams.update({"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "ladder",
                          "axes.edgecolor": "#c8c8c8"})
     figure, grid = plt.subplots(2, 2, figsize=(12.4, 9.2))
@@ -206,23 +205,32 @@ def draw(arguments):
     figure.text(0.03, 0.955, "The context ladder", fontsize=18, fontweight="bold", color=INK)
     for height, line in zip((0.043, 0.02), caption(data)):
         figure.text(0.03, height, line, fontsize=8.8, color=FAINT)
-    for kind in ("png", "svg"):
-        figure.savefig(f"{arguments.out}.{kind}", dpi=arguments.dpi, facecolor="white",
-                       metadata={"Date": None} if kind == "svg" else None)
-        print(f"{arguments.out}.{kind}")
+    return figure
+
+
+def resolution(text):
+    dpi = int(text)
+    if not 20 <= dpi <= 2000:
+        raise argparse.ArgumentTypeError(f"{dpi} is not in [20, 2000]")
+    return dpi
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("json", help="what context_ladder --json FILE wrote")
     parser.add_argument("--out", default="ladder", help="path of the figures without .png and .svg (default: ladder)")
-    parser.add_argument("--dpi", type=int, default=160, help="of the PNG (default: 160)")
+    parser.add_argument("--dpi", type=resolution, default=160, help="of the PNG (default: 160)")
     arguments = parser.parse_args()
 
     try:
-        draw(arguments)
+        figure = draw(*read(arguments.json))
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         fail(f"{arguments.json} is not what context_ladder --json writes: {type(error).__name__}: {error}")
+    try:
+        for kind in ("png", "svg"):
+            figure.savefig(f"{arguments.out}.{kind}", dpi=arguments.dpi, facecolor="white",
+                           metadata={"Date": None} if kind == "svg" else None)
+            print(f"{arguments.out}.{kind}")
     except OSError as error:
         fail(f"{arguments.out}: {error.strerror}")
 

@@ -15,6 +15,7 @@
 #include <butterfly/topology/landmark.hpp>
 #include <butterfly/topology/window.hpp>
 
+#include <algorithm>
 #include <charconv>
 #include <stdexcept>
 #include <string>
@@ -220,7 +221,8 @@ private:
     if (in.name() == "benes") return topology::benes{in.list("phases")};
     if (in.name() == "fixed_stride")
         return topology::fixed_stride{in.number<index_t>("stride", 1), in.number<index_t>("count", 1)};
-    return topology::random_predecessor{in.list("draws")};
+    if (in.name() == "random") return topology::random_predecessor{in.list("draws")};
+    in.bad("this rule is known, and nothing builds it");
 }
 
 } // namespace row_text

@@ -147,29 +147,60 @@ struct counting {
     }
 };
 
-/// Rows the busiest thread of a share decodes, over the mean: one call of `count` problems, the first of which has
-/// `tokens` queries at the end of `keys` keys, the others one query at the end of `other_keys`.
-double busiest_over_mean(int threads, int count, bf::index_t tokens, bf::index_t keys, bf::index_t other_keys = 10) {
+/// One sequence of a call: `tokens` queries at the end of `keys` keys.
+struct sequence {
+    bf::index_t tokens, keys;
+};
+
+/// A barrier that counts how often one is waited for.
+struct counting_meeting {
+    bf::meeting all{};
+    std::atomic<int> waits{0};
+
+    operator bf::barrier_ref() noexcept {
+        bf::barrier_ref barrier = all;
+        barrier.context         = this;
+        barrier.wait            = [](void* self, int threads) noexcept {
+            auto* const me = static_cast<counting_meeting*>(self);
+            ++me->waits;
+            me->all.wait(threads);
+        };
+        return barrier;
+    }
+};
+
+/// How one call was dealt to the threads of a share.
+struct dealt {
+    double busiest; // rows the busiest thread decodes, over the mean
+    int waits;      // of one thread
+};
+
+dealt deal(int threads, std::vector<sequence> const& of) {
+    bf::index_t keys = 0, tokens = 0;
+    for (sequence const& s : of) {
+        keys = std::max(keys, s.keys);
+        tokens += s.tokens;
+    }
     bf::heads_buffer<float> const k({2, keys, 8}), q({2, tokens, 8});
-    bf::heads_buffer<float> out({2, tokens + count, 8});
+    bf::heads_buffer<float> out({2, tokens, 8});
     auto const pool_of = [&](bf::index_t n) {
         bf::packed_view<counting> const rows{
             reinterpret_cast<std::byte const*>(k.values().data()), {}, {2, n, 8}, keys * 32, 32};
         return bf::pool(rows, rows, bf::visible::causal_prefix());
     };
-    auto const big = pool_of(keys), small = pool_of(other_keys);
+    std::vector<decltype(pool_of(1))> pools;
+    for (sequence const& s : of) pools.push_back(pool_of(s.keys));
     std::vector<std::atomic<bf::index_t>> decoded(static_cast<std::size_t>(threads));
-    bf::meeting all;
+    counting_meeting all;
     auto const work = [&](int thread) {
         rows_decoded = &decoded[static_cast<std::size_t>(thread)];
         bf::backend::simd<> const cpu{.executor = bf::share{.thread = thread, .threads = threads, .barrier = all}};
         std::vector<bf::bound_problem<1>> bound;
         std::vector<bf::problem> problems;
-        bound.push_back(
-            bf::make_problem(cpu, q.view(), out.view().slice(0, tokens), {.q_position = keys - tokens}, big));
-        for (int i = 1; i < count; ++i)
-            bound.push_back(bf::make_problem(cpu, q.view().slice(0, 1), out.view().slice(tokens + i, 1),
-                                             {.q_position = other_keys - 1}, small));
+        bf::index_t at = 0;
+        for (std::size_t i = 0; i < of.size(); at += of[i++].tokens)
+            bound.push_back(bf::make_problem(cpu, q.view().slice(at, of[i].tokens), out.view().slice(at, of[i].tokens),
+                                             {.q_position = of[i].keys - of[i].tokens}, pools[i]));
         for (auto const& b : bound) problems.push_back(b.problem());
         bf::attend(cpu, std::span<bf::problem const>(problems));
     };
@@ -181,7 +212,14 @@ double busiest_over_mean(int threads, int count, bf::index_t tokens, bf::index_t
         sum += static_cast<double>(d.load());
         most = std::max(most, static_cast<double>(d.load()));
     }
-    return most * threads / sum;
+    return {most * threads / sum, all.waits / threads};
+}
+
+/// `first` and then `count` - 1 of `other`.
+std::vector<sequence> one_among(sequence first, int count, sequence other) {
+    std::vector<sequence> all(static_cast<std::size_t>(count), other);
+    all[0] = first;
+    return all;
 }
 
 } // namespace
@@ -195,18 +233,60 @@ TEST_CASE("functions of another policy are not looked into", "[backend]") {
 }
 
 TEST_CASE("a share deals the work of many problems to all its threads", "[backend]") {
+    sequence const short_decode{1, 10};
     for (int const threads : {2, 3, 4})
         for (int const count : {1, threads, threads + 1, 2 * threads, 70}) {
             CAPTURE(threads, count);
-            REQUIRE(busiest_over_mean(threads, count, 1500, 1500) < 1.25); // a prefill among decodes
-            REQUIRE(busiest_over_mean(threads, count, 1, 65536) < 1.25);   // a long decode among short ones
+            REQUIRE(deal(threads, one_among({1500, 1500}, count, short_decode)).busiest < 1.25);
+            REQUIRE(deal(threads, one_among({1, 65536}, count, short_decode)).busiest < 1.25);
         }
-    for (int const threads : {4, 8})
+    for (int const threads : {4, 8}) {
         for (int const count : {2, 3, 5, 32}) {
             CAPTURE(threads, count);
-            REQUIRE(busiest_over_mean(threads, count, 1, 16384, 16384) < 1.25); // decodes that are all alike
-            REQUIRE(busiest_over_mean(threads, count, 1, 60000, 45000) < 1.25);
+            REQUIRE(deal(threads, one_among({1, 16384}, count, {1, 16384})).busiest < 1.25);
+            REQUIRE(deal(threads, one_among({1, 60000}, count, {1, 45000})).busiest < 1.25);
         }
+        CAPTURE(threads);
+        REQUIRE(deal(threads, one_among({1500, 1500}, 2, {1, 65536})).busiest < 1.25);
+        // Long ones where the deal would give them to one thread.
+        std::vector<sequence> some(16, {1, 16});
+        for (std::size_t const i : {0U, 7U, 8U, 15U}) some[i] = {1, 30000};
+        REQUIRE(deal(threads, some).busiest < 1.25);
+    }
+}
+
+TEST_CASE("few equal sequences are split, many are not", "[backend]") {
+    int const whole = deal(8, one_among({1, 10}, 16, {1, 10})).waits;
+    REQUIRE(deal(8, one_among({1, 16384}, 16, {1, 16384})).waits == whole); // 32 items, 4 for each thread
+    REQUIRE(deal(8, one_among({1, 16384}, 15, {1, 16384})).waits == whole + 1);
+}
+
+TEST_CASE("items that cannot be split are not asked what they see before they run", "[backend]") {
+    struct asked : bf::visible::interval {
+        std::atomic<int>* count;
+        [[nodiscard]] bf::key_span
+        extent(bf::problem const& p, bf::index_t pool, bf::row_tile const& rows) const noexcept {
+            ++*count;
+            return bf::visible::interval::extent(p, pool, rows);
+        }
+    };
+    auto data              = bf::testing::make_problem({.heads = 2, .tokens = 300, .head_dim = 8});
+    std::atomic<int> count = 0;
+    asked const sees{bf::visible::causal_prefix(), &count};
+    auto const calls = [&](int threads) {
+        count = 0;
+        bf::meeting all;
+        std::vector<std::thread> workers;
+        for (int thread = 0; thread < threads; ++thread)
+            workers.emplace_back([&, thread] {
+                bf::backend::simd<> const cpu{.executor =
+                                                  bf::share{.thread = thread, .threads = threads, .barrier = all}};
+                bf::attend(cpu, data.q.view(), data.out.view(), {}, bf::pool(data.k.view(), data.v.view(), sees));
+            });
+        for (auto& w : workers) w.join();
+        return count.load();
+    };
+    REQUIRE(calls(4) == calls(1));
 }
 
 namespace {
@@ -328,7 +408,7 @@ TEST_CASE("problems whose partial results do not fit together are dealt one afte
     vec::work_list<isa> list(cpu.executor, at, each, at + each, room);
     for (bf::problem const& p : problems) {
         vec::cut const c         = vec::cut_problem<isa>(p);
-        bf::index_t const widest = vec::load_of(p, c, 20).widest;
+        bf::index_t const widest = vec::load_of(p, c).widest;
         split += widest > 0;
         list.add(p, c, widest);
     }
@@ -343,7 +423,7 @@ TEST_CASE("a problem none of whose items sees three spans of a pool is not split
         bf::visible::interval const sees = bf::visible::exact_window(window);
         bf::pool_ref const pool          = dense_pool(sees, 100000);
         bf::problem const p              = dense_problem(pool, 2, 1, 65535);
-        return vec::load_of(p, vec::cut_problem<bf::isa::current>(p), 8).widest;
+        return vec::load_of(p, vec::cut_problem<bf::isa::current>(p)).widest;
     };
     REQUIRE(widest(2 * vec::span_slots) == 0);
     REQUIRE(widest(2 * vec::span_slots + 1) == 3);

@@ -199,9 +199,12 @@ TEST_CASE("a file takes another's place as a whole, and nothing else's", "[inter
     write(folder / "link", true);
     REQUIRE(fs::is_symlink(folder / "link"));
     REQUIRE(text(folder / "x") == "new");
+    fs::create_symlink(folder / "nothing", folder / "astray");
+    REQUIRE_THROWS_AS(write(folder / "astray", true), bf::format_error);
+    REQUIRE(fs::is_symlink(folder / "astray"));
     REQUIRE(::mkfifo((folder / "pipe").c_str(), 0600) == 0);
     REQUIRE_THROWS_AS(write(folder / "pipe", true), bf::format_error);
     REQUIRE(fs::is_fifo(folder / "pipe"));
-    REQUIRE(std::distance(fs::directory_iterator(folder), fs::directory_iterator()) == 7);
+    REQUIRE(std::distance(fs::directory_iterator(folder), fs::directory_iterator()) == 8);
     fs::remove_all(folder);
 }

@@ -96,20 +96,7 @@ void run(simd<Isa> const& policy, std::span<problem const> problems) {
     index_t const each = vec::thread_bytes<Isa>(problems);
     index_t const room = vec::parts_room<Isa>(threads, problems);
     host::workspace const scratch(policy.executor, problems[0].options.workspace, each * threads + room);
-
-    index_t items = 0, all = 0; // of the call
-    for (problem const& p : problems) {
-        vec::cut const c = vec::cut_problem<Isa>(p);
-        items += c.items();
-        all += vec::load_of(p, c, threads).all;
-    }
-    vec::work_list<Isa> work(policy.executor, scratch.data(), each, scratch.data() + each * threads, room);
-    for (problem const& p : problems) {
-        vec::cut const c          = vec::cut_problem<Isa>(p);
-        vec::work_load const load = vec::load_of(p, c, threads);
-        work.add(p, c, vec::split(load, all, items, threads) ? load.widest : 0);
-    }
-    work.run();
+    vec::deal<Isa>(policy.executor, problems, scratch.data(), each, room);
 }
 
 } // namespace butterfly::backend

@@ -27,9 +27,10 @@ struct file_closer {
 
 using file_handle = std::unique_ptr<std::FILE, file_closer>;
 
-/// A file written to `path`.part and renamed by commit(); without it nothing is left. Where `path` is a link, what it
-/// points to is replaced. Throws format_error, beginning with `who`: where there is a `path`.part already, where `path`
-/// is there and no regular file, and with the system's words where it fails.
+/// A file written to `path`.part and renamed by commit(); without it nothing is left. It has the permissions of a new
+/// file. Where `path` is a link, what it points to is replaced. Throws format_error, beginning with `who`: where there
+/// is a `path`.part already, where `path` is there and no regular file or a link to nothing, and with the system's
+/// words where it fails.
 class replacement_file {
 public:
     replacement_file(std::string who, std::string path) : who_(std::move(who)), path_(std::move(path)) {
@@ -63,10 +64,14 @@ private:
     void follow() {
 #if defined(__unix__) || defined(__APPLE__)
         struct stat there {};
-        if (::stat(path_.c_str(), &there) != 0) return;
+        if (::stat(path_.c_str(), &there) != 0) {
+            if (::lstat(path_.c_str(), &there) == 0) bad(path_, "a link to nothing");
+            return;
+        }
         if (!S_ISREG(there.st_mode)) bad(path_, "no regular file");
         std::unique_ptr<char, void (*)(void*)> const target(::realpath(path_.c_str(), nullptr), std::free);
-        if (target != nullptr) path_ = target.get();
+        if (target == nullptr) bad(path_, std::strerror(errno));
+        path_ = target.get();
 #endif
     }
 

@@ -5,13 +5,14 @@
 //
 // The items of all its problems are one list, so that many short sequences share the threads. A problem of the stream
 // class may be split: its spans stand in the list in the place of its items, each leaves a partial result, and a second
-// list folds them in order. A problem with long pools is split
+// list folds them in order. It is split where
 //
-//   - where the call has fewer than 4 items for each thread: then items alone would leave threads idle, or
-//   - where one of its items is more than a thread's part of the whole call.
+//   - it has fewer than 4 items for each thread and pools of several spans (may_split, from shapes: the workspace holds
+//     the partial results), and some item sees more than two spans of a pool,
+//   - its largest item is more than a quarter of a thread's part of the call.
 //
-// Many equal sequences are therefore not split: their items fill the threads without partial results. Only where work
-// runs depends on this, never a bit.
+// So one long sequence among short ones is split, and few equal ones; many equal ones are not: their items fill the
+// threads without partial results. Only where work runs depends on this, never a bit.
 
 #include <butterfly/backend/simd/stream_class.hpp>
 #include <butterfly/backend/simd/tile_class.hpp>
@@ -58,56 +59,53 @@ template <class Isa>
     return stream_part::bytes(stream_scratch<Isa>::padded(p.out.shape.head_dim));
 }
 
-/// Bytes for the partial results of a call: room for any one problem, and for several as far as they are small.
+/// Bytes for the partial results of a call: room for any one problem, and for several of them up to 16 MiB.
 template <class Isa>
 [[nodiscard]] index_t parts_room(int threads, std::span<problem const> problems) noexcept {
-    constexpr index_t small = 16 << 20;
+    constexpr index_t several = 16 << 20;
     index_t most = 0, all = 0;
     for (problem const& p : problems) {
         cut const c = cut_problem<Isa>(p);
         if (!may_split(p, c, threads)) continue;
         index_t const bytes = most_items(p, c) * most_spans(p) * part_bytes<Isa>(p);
         most                = std::max(most, bytes);
-        all                 = std::min(all + std::min(bytes, small), small);
+        all                 = std::min(all + std::min(bytes, several), several);
     }
     return std::max(most, all);
 }
 
-/// How much work a problem is, counted in rows times slots.
+/// How much work a problem is, in rows times slots of what its visibilities span. A stream item counts as a full one,
+/// because the bytes of keys and values bound it, whatever its rows. Coarse where a span says little: a graph's row is
+/// one slot, routed blocks are all blocks up to the row's.
 struct work_load {
-    index_t heaviest = 0; // item
-    index_t all      = 0; // items
-    index_t widest   = 0; // spans of one item; 0: the problem cannot be split, or is not worth it
+    double heaviest = 0; // item
+    double all      = 0; // items
+    index_t widest  = 0; // spans of one item; 0: splitting is not worth it, or a visibility spans more than its pool
 };
 
-/// Worth splitting is a problem some of whose items see more than two spans of a pool. A visibility whose extent is
-/// wider than its pool is walked in one thread.
-[[nodiscard]] inline work_load load_of(problem const& p, cut const& c, int threads) noexcept {
+[[nodiscard]] inline work_load load_of(problem const& p, cut const& c) noexcept {
     work_load load;
-    if (threads == 1) return load;
-    bool worth = false, fits = may_split(p, c, threads);
+    bool worth = false, fits = true;
     for (index_t index = 0; index < c.items(); ++index) {
         item const i  = item_at(p, c, index);
-        index_t slots = 0, spans = 0;
+        double slots  = 0;
+        index_t spans = 0;
         for (int k = 0; k < p.pool_count; ++k) {
             key_span const extent = extent_of(p, p.pools[k], k, i);
             key_span const s      = spans_of(extent);
-            slots += std::clamp<index_t>(extent.end - extent.first, 0, most_spans(p.pools[k]) * span_slots);
+            slots += static_cast<double>(
+                std::clamp<index_t>(extent.end - extent.first, 0, most_spans(p.pools[k]) * span_slots));
             spans += s.end - s.first;
             worth |= s.end - s.first > 2;
         }
         fits &= spans <= most_spans(p);
-        load.heaviest = std::max(load.heaviest, slots * i.rows());
-        load.all += slots * i.rows();
+        double const work = slots * (c.stream ? stream_rows : i.rows());
+        load.heaviest     = std::max(load.heaviest, work);
+        load.all += work;
         load.widest = std::max(load.widest, spans);
     }
     if (!fits || !worth) load.widest = 0;
     return load;
-}
-
-/// Whether the spans of a problem are dealt instead of its items; `all`: work of the call, `items`: of the call.
-[[nodiscard]] inline bool split(work_load const& load, index_t all, index_t items, int threads) noexcept {
-    return load.widest > 0 && (items < 4 * threads || load.heaviest > all / threads);
 }
 
 /// Problems whose work is dealt as one list; run() deals it.
@@ -217,6 +215,29 @@ private:
     std::size_t count_ = 0;
     index_t work_ = 0, folds_ = 0, used_ = 0;
 };
+
+/// Deals a call. `scratch`: `each` bytes for every thread, then `room` bytes for partial results.
+template <class Isa>
+void deal(executor const& threads,
+          std::span<problem const> problems,
+          std::byte* scratch,
+          index_t each,
+          index_t room) noexcept {
+    int const count      = threads.threads();
+    auto const splitting = [&](problem const& p) { return may_split(p, cut_problem<Isa>(p), count); };
+    double all           = 0; // work of the call; only where it matters, since every item is asked for it
+    if (std::ranges::any_of(problems, splitting))
+        for (problem const& p : problems) all += load_of(p, cut_problem<Isa>(p)).all;
+
+    work_list<Isa> list(threads, scratch, each, scratch + each * count, room);
+    for (problem const& p : problems) {
+        work_load load;
+        cut const c = cut_problem<Isa>(p);
+        if (may_split(p, c, count)) load = load_of(p, c);
+        list.add(p, c, load.heaviest > all / (4 * count) ? load.widest : 0);
+    }
+    list.run();
+}
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace butterfly::backend::vec
