@@ -235,16 +235,15 @@ TEST_CASE("functions of another policy are not looked into", "[backend]") {
 TEST_CASE("a share deals the work of many problems to all its threads", "[backend]") {
     sequence const short_decode{1, 10};
     for (int const threads : {2, 3, 4})
-        for (int const count : {1, threads, threads + 1, 2 * threads, 70}) {
+        for (int const count : {1, threads + 1, 2 * threads, 70}) {
             CAPTURE(threads, count);
             REQUIRE(deal(threads, one_among({1500, 1500}, count, short_decode)).busiest < 1.25);
             REQUIRE(deal(threads, one_among({1, 65536}, count, short_decode)).busiest < 1.25);
         }
     for (int const threads : {4, 8}) {
-        for (int const count : {2, 3, 5, 32}) {
+        for (int const count : {2, 3, 5, 16}) {
             CAPTURE(threads, count);
             REQUIRE(deal(threads, one_among({1, 16384}, count, {1, 16384})).busiest < 1.25);
-            REQUIRE(deal(threads, one_among({1, 60000}, count, {1, 45000})).busiest < 1.25);
         }
         CAPTURE(threads);
         REQUIRE(deal(threads, one_among({1500, 1500}, 2, {1, 65536})).busiest < 1.25);
@@ -298,22 +297,28 @@ struct sequences {
     using near = decltype(bf::pool(std::declval<view>(), std::declval<view>(), bf::visible::exact_window(1)));
     using all  = decltype(bf::pool(std::declval<view>(), std::declval<view>(), bf::visible::causal_prefix()));
 
+    bf::testing::seeded_problem<> far; // its first keys are those of the long ones
     std::vector<bf::testing::seeded_problem<>> data{};
     std::vector<near> windows{};
     std::vector<all> keys{};
     std::vector<bf::testing::tensor<float>> wanted{}; // of single calls on one thread
 
-    explicit sequences(bf::index_t count) {
+    explicit sequences(bf::index_t count)
+        : far(bf::testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 1, .keys = 14000, .head_dim = 16})) {
+        auto const is_long = [](bf::index_t i) { return i % 4 == 1; };
         for (bf::index_t i = 0; i < count; ++i)
             data.push_back(bf::testing::make_problem({.heads    = 4,
                                                       .kv_heads = 2,
-                                                      .tokens   = i % 3 == 0 ? 60 : 1,
-                                                      .keys     = i % 4 == 1 ? 12900 + 10 * i : 60 + 10 * i,
+                                                      .tokens   = i % 3 == 0 && !is_long(i) ? 60 : 1,
+                                                      .keys     = 60 + 2 * i,
                                                       .head_dim = 16,
                                                       .seed     = static_cast<std::uint64_t>(i)}));
-        for (auto const& p : data) {
-            windows.push_back(bf::pool(p.k.view(), p.v.view(), bf::visible::exact_window(9000)));
-            keys.push_back(bf::pool(p.k.view(), p.v.view(), bf::visible::causal_prefix()));
+        for (bf::index_t i = 0; i < count; ++i) {
+            auto const& p   = is_long(i) ? far : data[static_cast<std::size_t>(i)];
+            auto const held = is_long(i) ? 12900 + 10 * i : p.k.shape().tokens;
+            view const k = p.k.view().slice(0, held), v = p.v.view().slice(0, held);
+            windows.push_back(bf::pool(k, v, bf::visible::exact_window(9000)));
+            keys.push_back(bf::pool(k, v, bf::visible::causal_prefix()));
         }
         bf::backend::simd<> const alone;
         for (std::size_t i = 0; i < data.size(); ++i) {
@@ -323,7 +328,7 @@ struct sequences {
     }
 
     [[nodiscard]] bf::attend_options options(std::size_t i) const {
-        return {.q_position = data[i].k.shape().tokens - data[i].q.shape().tokens};
+        return {.q_position = keys[i].keys.shape().tokens - data[i].q.shape().tokens};
     }
 
     template <class Policy>
@@ -361,7 +366,7 @@ std::vector<bf::problem> problems_of(std::vector<bf::bound_problem<2>> const& bo
 TEST_CASE("many problems in one call have the bits of single calls", "[backend]") {
     for (bf::index_t const count : {2, 9, 70}) {
         sequences some(count);
-        for (int const threads : {1, 2, 3, 20}) { // 20: every long one is split
+        for (int const threads : {2, 3, 20}) { // 20: every long one is split
             CAPTURE(count, threads);
             some.forget();
             bf::meeting all;
