@@ -4,7 +4,7 @@
 #include <butterfly/graph/npz.hpp>
 #include <butterfly/interop/safetensors.hpp>
 
-#include "finite.hpp"
+#include "qkv_file.hpp"
 #include "usage.hpp"
 
 #include <algorithm>
@@ -14,36 +14,14 @@ namespace {
 
 namespace safetensors = bf::safetensors;
 
-bf::heads_buffer<float> read(safetensors::contents const& file, std::string const& name) {
-    auto const widen = [](auto const& from) {
-        bf::heads_buffer<float> to(from.shape());
-        std::ranges::transform(from.values(), to.values().begin(), [](auto x) { return static_cast<float>(x); });
-        return to;
-    };
-    safetensors::tensor const& t = file.at(name);
-    if (t.type == safetensors::dtype::f16) return widen(safetensors::heads<bf::float16>(t));
-    if (t.type == safetensors::dtype::bf16) return widen(safetensors::heads<bf::bfloat16>(t));
-    return safetensors::heads<float>(t);
-}
-
 } // namespace
 
 qkv load_qkv(std::string const& path, index_t layer) try {
-    auto const bytes  = safetensors::read_bytes(path);
-    auto const file   = safetensors::parse(bytes);
-    auto const tensor = [&](char const* side) {
-        std::string const name       = fmt::format("layer{}.{}", layer, side);
-        bf::heads_buffer<float> rows = read(file, name);
-        check_finite(path, name, rows);
-        return rows;
-    };
-    qkv in{tensor("q"), tensor("k"), tensor("v"), fmt::format("{}, layer {}", path, layer)};
-    bf::heads_shape const q = in.q.shape(), k = in.k.shape(), v = in.v.shape();
-    if (k.heads < 1 || q.heads % k.heads != 0 || v.heads != k.heads || k.tokens != q.tokens || v.tokens != q.tokens ||
-        k.head_dim != q.head_dim || q.tokens < 1 || q.head_dim < 1 || v.head_dim != q.head_dim)
-        throw usage_error("{}: layer {} has q {}, k {}, v {}, which do not fit each other", path, layer,
-                          bf::detail::to_text(q), bf::detail::to_text(k), bf::detail::to_text(v));
-    return in;
+    auto const bytes     = safetensors::read_bytes(path);
+    auto const file      = safetensors::parse(bytes);
+    qkv_tensors layer_of = read_layer(file, layer, path);
+    return {std::move(layer_of.q), std::move(layer_of.k), std::move(layer_of.v),
+            fmt::format("{}, layer {}", path, layer)};
 } catch (bf::format_error const& e) {
     throw usage_error("{}: {}", path, e.what());
 } catch (bf::shape_error const& e) {

@@ -3,7 +3,7 @@
 
 #include <butterfly/interop/safetensors.hpp>
 
-#include "finite.hpp"
+#include "qkv_file.hpp"
 
 #include <algorithm>
 #include <charconv>
@@ -30,36 +30,6 @@ std::vector<index_t> layers_of(st::contents const& file) {
     return layers;
 }
 
-template <bf::element T>
-bf::heads_buffer<float> widened(st::tensor const& t) {
-    bf::heads_buffer<T> const rows = st::heads<T>(t);
-    bf::heads_buffer<float> wide(rows.shape());
-    std::copy(rows.values().begin(), rows.values().end(), wide.values().begin());
-    return wide;
-}
-
-bf::heads_buffer<float> read_heads(st::tensor const& t) {
-    switch (t.type) {
-    case st::dtype::f16:
-        return widened<bf::float16>(t);
-    case st::dtype::bf16:
-        return widened<bf::bfloat16>(t);
-    default:
-        return st::heads<float>(t);
-    }
-}
-
-/// Throws usage_error where the tensors of a layer, or a layer and the first one, do not fit together.
-void check_layer(std::string const& path, qkv_layer const& layer, qkv_layer const& first) {
-    bf::heads_shape const q = layer.q.shape(), k = layer.k.shape(), v = layer.v.shape();
-    if (k.heads < 1 || q.heads < 1 || q.heads % k.heads != 0 || q.tokens < 1 || k.tokens != q.tokens ||
-        q.head_dim < 1 || k.head_dim != q.head_dim || v != k)
-        throw usage_error("--qkv {}: layer {} has q {}, k {}, v {}, which do not fit each other", path, layer.number,
-                          bf::detail::to_text(q), bf::detail::to_text(k), bf::detail::to_text(v));
-    if (q != first.q.shape() || k != first.k.shape())
-        throw usage_error("--qkv {}: layers {} and {} differ in shape", path, first.number, layer.number);
-}
-
 } // namespace
 
 std::vector<qkv_layer> read_qkv(std::string const& path) try {
@@ -67,14 +37,11 @@ std::vector<qkv_layer> read_qkv(std::string const& path) try {
     st::contents const file            = st::parse(bytes);
     std::vector<qkv_layer> layers;
     for (index_t const number : layers_of(file)) {
-        auto const read = [&](char const* side) {
-            std::string const name       = fmt::format("layer{}.{}", number, side);
-            bf::heads_buffer<float> rows = read_heads(file.at(name));
-            check_finite("--qkv " + path, name, rows);
-            return rows;
-        };
-        layers.push_back({number, read("q"), read("k"), read("v")});
-        check_layer(path, layers.back(), layers.front());
+        qkv_tensors in = read_layer(file, number, "--qkv " + path);
+        layers.push_back({number, std::move(in.q), std::move(in.k), std::move(in.v)});
+        qkv_layer const& first = layers.front();
+        if (layers.back().q.shape() != first.q.shape() || layers.back().k.shape() != first.k.shape())
+            throw usage_error("--qkv {}: layers {} and {} differ in shape", path, first.number, number);
     }
     if (layers.empty()) throw usage_error("--qkv {}: it has no tensor layerL.q", path);
     return layers;

@@ -6,6 +6,7 @@
 #include <butterfly/testing/problem.hpp>
 
 #include "support/catch.hpp"
+#include "support/on_threads.hpp"
 
 #include <algorithm>
 #include <array>
@@ -14,7 +15,6 @@
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -204,9 +204,7 @@ dealt deal(int threads, std::vector<sequence> const& of) {
         for (auto const& b : bound) problems.push_back(b.problem());
         bf::attend(cpu, std::span<bf::problem const>(problems));
     };
-    std::vector<std::thread> workers;
-    for (int thread = 0; thread < threads; ++thread) workers.emplace_back(work, thread);
-    for (auto& w : workers) w.join();
+    bf::testing::on_threads(threads, work);
     double sum = 0, most = 0;
     for (auto const& d : decoded) {
         sum += static_cast<double>(d.load());
@@ -275,14 +273,10 @@ TEST_CASE("items that cannot be split are not asked what they see before they ru
     auto const calls = [&](int threads) {
         count = 0;
         bf::meeting all;
-        std::vector<std::thread> workers;
-        for (int thread = 0; thread < threads; ++thread)
-            workers.emplace_back([&, thread] {
-                bf::backend::simd<> const cpu{.executor =
-                                                  bf::share{.thread = thread, .threads = threads, .barrier = all}};
-                bf::attend(cpu, data.q.view(), data.out.view(), {}, bf::pool(data.k.view(), data.v.view(), sees));
-            });
-        for (auto& w : workers) w.join();
+        bf::testing::on_threads(threads, [&](int thread) {
+            bf::backend::simd<> const cpu{.executor = bf::share{.thread = thread, .threads = threads, .barrier = all}};
+            bf::attend(cpu, data.q.view(), data.out.view(), {}, bf::pool(data.k.view(), data.v.view(), sees));
+        });
         return count.load();
     };
     REQUIRE(calls(4) == calls(1));
@@ -370,16 +364,13 @@ TEST_CASE("many problems in one call have the bits of single calls", "[backend]"
             CAPTURE(count, threads);
             some.forget();
             bf::meeting all;
-            std::vector<std::thread> workers;
-            for (int thread = 0; thread < threads; ++thread)
-                workers.emplace_back([&, thread] {
-                    bf::backend::simd<> const cpu{.executor =
-                                                      bf::share{.thread = thread, .threads = threads, .barrier = all}};
-                    auto const bound    = some.bind(cpu);
-                    auto const problems = problems_of(bound);
-                    bf::attend(cpu, std::span<bf::problem const>(problems));
-                });
-            for (auto& w : workers) w.join();
+            bf::testing::on_threads(threads, [&](int thread) {
+                bf::backend::simd<> const cpu{.executor =
+                                                  bf::share{.thread = thread, .threads = threads, .barrier = all}};
+                auto const bound    = some.bind(cpu);
+                auto const problems = problems_of(bound);
+                bf::attend(cpu, std::span<bf::problem const>(problems));
+            });
             some.check();
         }
 #if defined(_OPENMP)

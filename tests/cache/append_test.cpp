@@ -9,6 +9,7 @@
 
 #include "cache/backends.hpp"
 #include "support/catch.hpp"
+#include "support/on_threads.hpp"
 
 #include <cmath>
 #include <cstring>
@@ -408,9 +409,6 @@ TEMPLATE_LIST_TEST_CASE("threads store and summarise the same bytes", "[append]"
         for (bf::index_t at = 0; at < 300; at += 60)
             bf::append(policy, shared, in.k.view().slice(at, 60), in.v.view().slice(at, 60));
     };
-    std::thread one(work, 1), two(work, 2);
-    work(0);
-    one.join();
-    two.join();
+    bf::testing::on_threads(3, work);
     check(shared);
 }

@@ -2,6 +2,7 @@
 #include <butterfly/core/executor.hpp>
 
 #include "support/catch.hpp"
+#include "support/on_threads.hpp"
 
 #include <atomic>
 #include <memory>
@@ -9,6 +10,7 @@
 #include <vector>
 
 namespace bf = butterfly;
+using bf::testing::on_threads;
 
 namespace {
 
@@ -35,13 +37,6 @@ struct tally {
         return same;
     }
 };
-
-template <class F>
-void on_threads(int threads, F const& f) {
-    std::vector<std::thread> workers;
-    for (int i = 0; i < threads; ++i) workers.emplace_back([&f, i] { f(i); });
-    for (std::thread& w : workers) w.join();
-}
 
 } // namespace
 

@@ -6,6 +6,7 @@
 
 #include "support/catch.hpp"
 #include "support/npy.hpp"
+#include "support/on_threads.hpp"
 
 #include <thread>
 
@@ -164,13 +165,10 @@ TEST_CASE("a merge may write over its part, in any layout, type and on any threa
 
     part shared(extents);
     bf::meeting place;
-    std::vector<std::thread> workers;
-    for (int i = 0; i < 3; ++i)
-        workers.emplace_back([&, i] {
-            bf::backend::scalar const mine{.executor = bf::share{.thread = i, .threads = 3, .barrier = place}};
-            bf::merge(mine, a.view(), b.view(), shared.out.view(), {.lse = shared.lse.data()});
-        });
-    for (std::thread& w : workers) w.join();
+    bf::testing::on_threads(3, [&](int i) {
+        bf::backend::scalar const mine{.executor = bf::share{.thread = i, .threads = 3, .barrier = place}};
+        bf::merge(mine, a.view(), b.view(), shared.out.view(), {.lse = shared.lse.data()});
+    });
     REQUIRE(bf::testing::compare_bits(shared.out.view(), wanted.out.view()).ok);
     REQUIRE(shared.lse == wanted.lse);
 }

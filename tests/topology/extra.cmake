@@ -33,6 +33,8 @@ if(BUTTERFLY_BUILD_BENCH)
                               2000000000 --heads 1 --row cycle:cycles=1000 --max-degree 1)
     add_topology_refusal_test(no_memory_of_hops "^topology: --nodes 1000000000, --heads 1: the graph needs about " --nodes
                               1000000000 --heads 1 --row self --hops 1 --head-dim 0)
+    add_topology_refusal_test(no_memory_of_operands "^topology: --head-dim 4096: the graph and attention along it need about "
+                              --nodes 100000000 --heads 1 --row self --head-dim 4096)
     add_topology_refusal_test(no_memory "^topology: --nodes 2000000000, --heads 4096: the graph needs about " --nodes
                               2000000000 --heads 4096 --row self)
   endif()
