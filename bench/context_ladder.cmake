@@ -25,5 +25,7 @@ add_bench_status_test(context_ladder .bad_partners_of_dense 2 "^context_ladder: 
 add_bench_status_test(context_ladder .no_partners 2 "^context_ladder: --partners 3: " --partner none --partners 3)
 add_bench_status_test(context_ladder .bad_sinks 2 "^context_ladder: --exact-sinks 1048576: " --contexts 4k --exact-sinks
                       1048576)
-add_bench_status_test(context_ladder .not_finite 2 "layer0.k is nan at head 0, token 1, column 3" --qkv
+add_bench_status_test(context_ladder .not_finite 2 "layer0.k is nan at head 1, token 1, column 3" --qkv
                       "${PROJECT_SOURCE_DIR}/tests/bench/not_finite.safetensors")
+add_bench_status_test(context_ladder .misfit 2 "layer 0 has q .4, 2, 4., k .2, 3, 4., v .2, 3, 4., which do not fit each other"
+                      --qkv "${PROJECT_SOURCE_DIR}/tests/bench/misfit.safetensors")

@@ -11,5 +11,7 @@ add_bench_status_test(fidelity .twice_is_once 0 "written: twice.safetensors" --t
                       --best-keys 8,8 --out twice.safetensors)
 add_bench_status_test(fidelity .bad_out 2 "^fidelity: --out /nonexistent/x: " --out /nonexistent/x)
 add_bench_status_test(fidelity .bad_sink 2 "^fidelity: --sink: 'nan' is no number" --sink nan)
-add_bench_status_test(fidelity .not_finite 2 "layer0.k is nan at head 0, token 1, column 3" --qkv
+add_bench_status_test(fidelity .not_finite 2 "layer0.k is nan at head 1, token 1, column 3" --qkv
                       "${PROJECT_SOURCE_DIR}/tests/bench/not_finite.safetensors")
+add_bench_status_test(fidelity .misfit 2 "layer 0 has q .4, 2, 4., k .2, 3, 4., v .2, 3, 4., which do not fit each other" --qkv
+                      "${PROJECT_SOURCE_DIR}/tests/bench/misfit.safetensors")
