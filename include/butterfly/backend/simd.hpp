@@ -11,6 +11,7 @@
 #include <butterfly/backend/host/merge_ops.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
+#include <butterfly/backend/simd/bf16_unit.hpp>
 #include <butterfly/backend/simd/work_list.hpp>
 
 #include <algorithm>
@@ -26,6 +27,7 @@ struct simd {
     static_assert(Isa::supported(), "this translation unit's flags do not allow this instruction set");
 
     butterfly::executor executor{};
+    bf16_unit bf16 = bf16_unit::best; // what multiplies bf16 keys and values; one this CPU lacks becomes fma
 
     /// "simd (x86_v4)".
     [[nodiscard]] static std::string name() { return std::string("simd (") + Isa::name() + ")"; }

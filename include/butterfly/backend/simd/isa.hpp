@@ -12,6 +12,8 @@
 //   x86_v3       8       16      3 vectors x 4 = 12 acc    6 rows x 2 vectors = 12 acc     2
 //   x86_v4      16       32      3 vectors x 8 = 24 acc    6 rows x 4 vectors = 24 acc     4
 
+#include <butterfly/backend/simd/cpu.hpp>
+
 // GCC 12's AVX-512 header reads a variable it leaves undefined on purpose, and warns about itself wherever it is
 // inlined.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -81,9 +83,7 @@ struct x86_v3 {
 
     [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v3"; }
     [[nodiscard]] static constexpr bool supported() noexcept { return true; }
-    [[nodiscard]] static bool available() noexcept {
-        return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0; // every such CPU has F16C
-    }
+    [[nodiscard]] static bool available() noexcept { return backend::cpu::found().avx2; }
 };
 #endif
 
@@ -96,10 +96,7 @@ struct x86_v4 {
 
     [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v4"; }
     [[nodiscard]] static constexpr bool supported() noexcept { return true; }
-    [[nodiscard]] static bool available() noexcept {
-        return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-               __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
-    }
+    [[nodiscard]] static bool available() noexcept { return backend::cpu::found().avx512; }
 };
 using current = x86_v4;
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What this CPU and its operating system allow, asked once: cpuid, XCR0 and, for AMX, the kernel's permission.
+// A compiler's own check is not enough: an operating system may not save the registers, and tiles must be asked for.
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
+namespace butterfly::backend::cpu {
+
+/// Instructions that may be executed.
+struct features {
+    bool avx2        = false; // AVX2, FMA, F16C: x86-64-v3
+    bool avx512      = false; // F, BW, DQ, VL: x86-64-v4
+    bool avx512_vnni = false;
+    bool avx512_bf16 = false;
+    bool amx_bf16    = false; // tiles, with the kernel's permission
+    bool amd         = false; // the vendor: what an instruction costs differs
+};
+
+namespace detail {
+
+#if defined(__x86_64__)
+/// Register states the operating system saves (XCR0).
+[[nodiscard]] inline unsigned saved_states() noexcept {
+    unsigned low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+/// Asks Linux for the tile registers of this process; true where it may use them.
+[[nodiscard]] inline bool may_use_tiles() noexcept {
+#if defined(__linux__)
+    constexpr long request_permission = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+#endif
+
+[[nodiscard]] inline features ask() noexcept {
+    features f;
+#if defined(__x86_64__)
+    auto const bit = [](unsigned word, int n) { return (word >> n & 1U) != 0; };
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (__get_cpuid(0, &a, &b, &c, &d) == 0) return f;
+    f.amd = b == 0x68747541U;                                         // "Auth" of AuthenticAMD
+    if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !bit(c, 27)) return f; // OSXSAVE
+    bool const fma = bit(c, 12), avx = bit(c, 28), f16c = bit(c, 29);
+    unsigned const saved = saved_states();
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return f;
+    bool const vectors = (saved & 0x6U) == 0x6U, masks = (saved & 0xe6U) == 0xe6U, tiles = (saved >> 17 & 3U) == 3U;
+    f.avx2                = vectors && avx && fma && f16c && bit(b, 5);
+    f.avx512              = masks && f.avx2 && bit(b, 16) && bit(b, 30) && bit(b, 17) && bit(b, 31);
+    f.avx512_vnni         = f.avx512 && bit(c, 11);
+    bool const amx        = tiles && bit(d, 24) && bit(d, 22); // AMX-TILE, AMX-BF16
+    unsigned const leaves = a;
+    if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) f.avx512_bf16 = f.avx512 && bit(a, 5);
+    f.amx_bf16 = amx && f.avx512_bf16 && may_use_tiles();
+#endif
+    return f;
+}
+
+} // namespace detail
+
+/// What was found when first asked.
+[[nodiscard]] inline features const& found() noexcept {
+    static features const known = detail::ask();
+    return known;
+}
+
+} // namespace butterfly::backend::cpu
