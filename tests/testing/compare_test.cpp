@@ -105,3 +105,37 @@ TEST_CASE("tolerances are tight enough to notice one wrong weight", "[testing]")
                bt::detail::whole(p, bf::visible::exact_window(299)));
     REQUIRE(bt::compare(p.out.view(), wanted).ratio > 100.0);
 }
+
+// What rounding queries may do is worked out from the data, so that it is a bound and yet close to what happens.
+TEST_CASE("rounding queries to bf16 moves a row by no more than is said", "[testing]") {
+    double closest = 0.0; // to the bound, over all rows
+    for (auto const values : {bf::testing::distribution::heavy_tailed, bf::testing::distribution::normal,
+                              bf::testing::distribution::peaked})
+        for (float const scale : {0.125F, 2.0F})
+            for (bool const sink : {false, true}) {
+                auto p = bf::testing::make_problem<float, bf::bfloat16>(
+                    {.heads = 2, .tokens = 20, .keys = 40, .head_dim = 32, .seed = 8, .values = values});
+                std::vector<float> const sinks{1.0F, -2.0F};
+                bf::attend_options o{.scale = scale, .q_position = 20};
+                if (sink) o.sink_logits = sinks.data();
+                bf::pool const keys(p.k.view(), p.v.view(), bf::visible::causal_prefix());
+                bf::testing::attention const wanted = bf::testing::evaluate(p.q.view(), p.out.view(), o, keys);
+                for (bf::index_t h = 0; h < 2; ++h)
+                    for (bf::index_t t = 0; t < 20; ++t)
+                        for (float& x : p.q.view().row(h, t)) x = bf::bfloat16(x);
+                bf::testing::attention const moved = bf::testing::evaluate(p.q.view(), p.out.view(), o, keys);
+                for (std::size_t i = 0; i < wanted.out.size(); ++i) {
+                    double const by = std::abs(moved.out[i] - wanted.out[i]);
+                    REQUIRE(by <= wanted.rounded[i] + 1e-14);
+                    if (wanted.rounded[i] > 1e-6) closest = std::max(closest, by / wanted.rounded[i]);
+                }
+                for (std::size_t i = 0; i < wanted.lse.size(); ++i)
+                    REQUIRE(std::abs(moved.lse[i] - wanted.lse[i]) <= wanted.rounded_lse[i] + 1e-14);
+            }
+    REQUIRE(closest > 0.1);
+
+    auto const exact = bf::testing::make_problem({.heads = 1, .tokens = 3, .head_dim = 8});
+    auto const none  = bf::testing::evaluate(exact.q.view(), exact.out.view(), {},
+                                             bf::pool(exact.k.view(), exact.v.view(), bf::visible::causal_prefix()));
+    for (double const x : none.rounded) REQUIRE(x == 0.0);
+}

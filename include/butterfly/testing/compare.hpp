@@ -4,11 +4,13 @@
 // How far from the definition a result may be, and what to say where it is farther. Needs no test framework.
 //
 //   allowed = unit(arithmetic) * (base + root * sqrt(keys) + each * keys
-//                                 + (logit + dims * sqrt(key_dim)) * logit_size) * spread + half an ulp of the output
+//                                 + (logit + dims * sqrt(key_dim)) * logit_size) * spread
+//           + weights * spread + queries * rounded + least + half an ulp of the output
 //
 // spread = sum_j w_j |v_j| is what rounding errors of a weighted sum are relative to; logit_size is the largest
 // scale * sum_d |q_d k_d| + |biases| of the row, what errors of a logit are relative to, and an error of a logit is a
-// relative error of its weight. A value that should not be finite must not be finite, and the other way round.
+// relative error of its weight. `rounded` is what queries that are rounded to bf16 may do (testing/oracle.hpp). A value
+// that should not be finite must not be finite, and the other way round.
 
 #include <butterfly/core/heads.hpp>
 #include <butterfly/testing/oracle.hpp>
@@ -23,12 +25,15 @@ namespace butterfly::testing {
 
 /// One row of the tolerance table.
 struct tolerance {
-    double unit;  ///< half the distance of 1 to its successor in the type of the arithmetic
-    double base;  ///< roundings whatever the length
-    double root;  ///< times sqrt(keys)
-    double each;  ///< times keys: a serial sum loses whatever is below its last digit
-    double logit; ///< times logit_size
-    double dims;  ///< times sqrt(key_dim) * logit_size
+    double unit;          ///< half the distance of 1 to its successor in the type of the arithmetic
+    double base;          ///< roundings whatever the length
+    double root;          ///< times sqrt(keys)
+    double each;          ///< times keys: a serial sum loses whatever is below its last digit
+    double logit;         ///< times logit_size
+    double dims;          ///< times sqrt(key_dim) * logit_size
+    double weights = 0.0; ///< relative error of a softmax weight that is rounded, and of the sum of such weights
+    double queries = 0.0; ///< 1 where queries are rounded to bf16
+    double least   = 0.0; ///< times keys: what is lost where subnormals are zero
 };
 
 /// The tolerance table, by the coarsest type that keys or values are kept in: a backend may multiply in that type. A
@@ -39,6 +44,16 @@ struct tolerance {
            : storage == element_type::f16
                ? tolerance{.unit = 0x1p-11, .base = 4.0, .root = 0.5, .each = 0.0, .logit = 2.0, .dims = 0.25}
                : tolerance{.unit = 0x1p-8, .base = 4.0, .root = 0.5, .each = 0.0, .logit = 2.0, .dims = 0.25};
+}
+
+/// The row of units that multiply pairs of bf16 and sum in f32 (AVX512-BF16, AMX), where keys or values are bf16: that
+/// of f32, and queries and weights are rounded by 2^-9 of themselves.
+[[nodiscard]] constexpr tolerance tolerance_of_bf16_units() noexcept {
+    tolerance t = tolerance_of(element_type::f32);
+    t.weights   = 0x1p-8; // of each weight 2^-9, and of their sum
+    t.queries   = 1.0;
+    t.least     = 0x1p-126;
+    return t;
 }
 
 /// What rounding a value to an element type may cost.
@@ -91,19 +106,18 @@ struct comparison {
     }
 };
 
-/// What to hold a result to: `storage` in general, f32 for a backend that widens exactly.
-[[nodiscard]] inline double
-allowed_error(attention const& wanted, element_type arithmetic, index_t head, index_t token) {
-    tolerance const t = tolerance_of(arithmetic);
-    auto const row    = wanted.at(head, token);
-    auto const keys   = static_cast<double>(wanted.keys[row]);
-    return t.unit * (t.base + t.root * std::sqrt(keys) + t.each * keys +
+/// What a row may be off by, relative to its spread.
+[[nodiscard]] inline double allowed_error(attention const& wanted, tolerance const& t, index_t head, index_t token) {
+    auto const row  = wanted.at(head, token);
+    auto const keys = static_cast<double>(wanted.keys[row]);
+    return t.weights +
+           t.unit * (t.base + t.root * std::sqrt(keys) + t.each * keys +
                      (t.logit + t.dims * std::sqrt(static_cast<double>(wanted.key_dim))) * wanted.logit_size[row]);
 }
 
 /// Compares an output with the definition.
 template <class T>
-[[nodiscard]] comparison compare(heads_view<T> got, attention const& wanted, element_type arithmetic) {
+[[nodiscard]] comparison compare(heads_view<T> got, attention const& wanted, tolerance const& t) {
     comparison result;
     if (!(got.shape() == wanted.shape)) {
         result.ok    = false;
@@ -113,7 +127,8 @@ template <class T>
     constexpr element_type out = element_type_of<std::remove_const_t<T>>;
     for (index_t head = 0; head < got.heads(); ++head)
         for (index_t token = 0; token < got.tokens(); ++token) {
-            double const relative = allowed_error(wanted, arithmetic, head, token);
+            double const relative = allowed_error(wanted, t, head, token);
+            double const least    = t.least * static_cast<double>(wanted.keys[wanted.at(head, token)]);
             for (index_t d = 0; d < got.head_dim(); ++d) {
                 auto const at = wanted.at(head, token, d);
                 double const w =
@@ -121,10 +136,16 @@ template <class T>
                                             ? std::copysign(std::numeric_limits<double>::infinity(), wanted.out[at])
                                             : wanted.out[at]);
                 result.admit(head, token, d, static_cast<float>(got.row(head, token)[static_cast<std::size_t>(d)]), w,
-                             relative * wanted.spread[at] + rounding(out, w));
+                             relative * wanted.spread[at] + t.queries * wanted.rounded[at] + least + rounding(out, w));
             }
         }
     return result;
+}
+
+/// The same, held to the row of a type: that of `storage` in general, f32 for a backend that widens exactly.
+template <class T>
+[[nodiscard]] comparison compare(heads_view<T> got, attention const& wanted, element_type arithmetic) {
+    return compare(got, wanted, tolerance_of(arithmetic));
 }
 
 /// Compares an output with the definition, held to the type its keys and values are kept in.
@@ -134,18 +155,24 @@ template <class T>
 }
 
 /// Compares log-sum-exps [heads, tokens]; -inf must be -inf.
-[[nodiscard]] inline comparison
-compare_lse(std::span<float const> got, attention const& wanted, element_type arithmetic) {
+[[nodiscard]] inline comparison compare_lse(std::span<float const> got, attention const& wanted, tolerance const& t) {
     comparison result;
     for (index_t head = 0; head < wanted.shape.heads; ++head)
         for (index_t token = 0; token < wanted.shape.tokens; ++token) {
-            double const w = wanted.lse[wanted.at(head, token)];
-            double const g = wanted.at(head, token) < got.size() ? static_cast<double>(got[wanted.at(head, token)])
-                                                                 : std::numeric_limits<double>::quiet_NaN();
+            auto const row = wanted.at(head, token);
+            double const w = wanted.lse[row];
+            double const g =
+                row < got.size() ? static_cast<double>(got[row]) : std::numeric_limits<double>::quiet_NaN();
             result.admit(head, token, -1, g, w,
-                         allowed_error(wanted, arithmetic, head, token) + rounding(element_type::f32, w));
+                         allowed_error(wanted, t, head, token) + t.queries * wanted.rounded_lse[row] +
+                             rounding(element_type::f32, w));
         }
     return result;
+}
+
+[[nodiscard]] inline comparison
+compare_lse(std::span<float const> got, attention const& wanted, element_type arithmetic) {
+    return compare_lse(got, wanted, tolerance_of(arithmetic));
 }
 
 /// Compares two tensors of one shape, each element within `allowed`.

@@ -54,13 +54,15 @@ namespace butterfly::testing {
 
 /// What `evaluate` finds, with what a comparison needs to know how exact a result can be.
 struct attention {
-    heads_shape shape{};              // of the output
-    std::vector<double> out{};        // [heads, tokens, value head_dim]
-    std::vector<double> lse{};        // [heads, tokens], -inf where no key is visible
-    std::vector<double> spread{};     // like out: sum_j w_j |v_j|, what rounding errors are relative to
-    std::vector<double> logit_size{}; // like lse: the largest sum of the magnitudes that make a logit, or the sink
-    std::vector<index_t> keys{};      // like lse: visible keys
-    index_t key_dim      = 0;         // products in a dot product
+    heads_shape shape{};               // of the output
+    std::vector<double> out{};         // [heads, tokens, value head_dim]
+    std::vector<double> lse{};         // [heads, tokens], -inf where no key is visible
+    std::vector<double> spread{};      // like out: sum_j w_j |v_j|, what rounding errors are relative to
+    std::vector<double> logit_size{};  // like lse: the largest sum of the magnitudes that make a logit, or the sink
+    std::vector<index_t> keys{};       // like lse: visible keys
+    std::vector<double> rounded{};     // like out: what rounding queries to bf16 may move it by, where keys are bf16
+    std::vector<double> rounded_lse{}; // like lse: the same of the lse
+    index_t key_dim      = 0;          // products in a dot product
     element_type storage = element_type::f32; // the coarsest type keys or values are kept in
 
     [[nodiscard]] std::size_t at(index_t head, index_t token) const noexcept {
@@ -121,8 +123,34 @@ private:
 /// One visible key of a row.
 struct seen_key {
     double logit;
+    double moves; // how far rounding the query to bf16 may move the logit; 0: it is not rounded
     Eigen::VectorXd const* value;
 };
+
+/// How far a row may move where each logit l_j moves by m_j <= moves: with D = ln(sum_j w_j e^m_j) no weight changes by
+/// more than w_j (e^(m_j + D) - 1), and the changes add up to zero, so that
+///
+///   |out' - out| <= sum_j w_j (e^(m_j + D) - 1) |v_j - out|,      |lse' - lse| <= D without the sink
+inline void move_row(
+    std::vector<seen_key> const& seen, double highest, double total, index_t head, index_t token, attention& result) {
+    double moved = 0.0, keys = 0.0;
+    for (seen_key const& key : seen) {
+        double const weight = std::exp(key.logit - highest) / total;
+        moved += weight * std::expm1(key.moves);
+        keys += weight;
+    }
+    if (moved == 0.0) return;
+    result.rounded_lse[result.at(head, token)] = std::log1p(moved / keys);
+    double const all                           = std::log1p(moved); // the sink does not move
+    for (index_t d = 0; d < result.shape.head_dim; ++d) {
+        double const out = result.out[result.at(head, token, d)];
+        double sum       = (1.0 - std::min(keys, 1.0)) * std::expm1(all) * std::abs(out); // the sink's value is zero
+        for (seen_key const& key : seen)
+            sum +=
+                std::exp(key.logit - highest) / total * std::expm1(key.moves + all) * std::abs((*key.value)[d] - out);
+        result.rounded[result.at(head, token, d)] = sum;
+    }
+}
 
 /// Softmax and weighted sum of one row; `result` is zero and -inf where it stands.
 inline void
@@ -158,6 +186,7 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
         result.out[result.at(head, token, d)]    = out[d];
         result.spread[result.at(head, token, d)] = magnitude[d];
     }
+    move_row(seen, highest, total, head, token, result);
 }
 
 } // namespace detail
@@ -170,7 +199,8 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
     auto const rows         = static_cast<std::size_t>(p.heads() * p.tokens());
     attention result{.shape = {p.heads(), p.tokens(), dv}, .key_dim = dk};
     result.out.assign(rows * static_cast<std::size_t>(dv), 0.0);
-    result.spread = result.out;
+    result.spread = result.rounded = result.out;
+    result.rounded_lse.assign(rows, 0.0);
     result.lse.assign(rows, -std::numeric_limits<double>::infinity());
     result.logit_size.assign(rows, 0.0);
     result.keys.assign(rows, 0);
@@ -225,10 +255,12 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
                     if (o.soft_cap > 0.0F) s = o.soft_cap * std::tanh(s / o.soft_cap);
                     s += bias;
                     if (s == -std::numeric_limits<double>::infinity()) continue;
-                    double const size = std::abs(o.scale) * detail::dot(q, key, true) + std::abs(weight) +
-                                        std::abs(*edge) + std::abs(alibi) + std::abs(mask);
-                    sizes = std::max(sizes, size);
-                    seen.push_back({s, &values[at][slot]});
+                    double const products = std::abs(o.scale) * detail::dot(q, key, true);
+                    double const size =
+                        products + std::abs(weight) + std::abs(*edge) + std::abs(alibi) + std::abs(mask);
+                    sizes              = std::max(sizes, size);
+                    double const moves = pool.keys.codec == codec_id::raw_bf16 ? 0x1p-9 * products : 0.0;
+                    seen.push_back({s, moves, &values[at][slot]});
                 }
             }
             result.keys[result.at(head, token)] = static_cast<index_t>(seen.size());

@@ -20,6 +20,7 @@ struct sweep {
     std::uint64_t seed  = 1;
     bool brief          = false; // a few sizes instead of all: emulators, sanitizers
     bool widens         = true;  // two-byte storage is widened exactly and multiplied in f32
+    bool rounds         = false; // but beside keys and values in bf16, queries and weights are rounded to bf16
     index_t stream_rows = 0; // calls of at most this many rows (tokens x group) are a kernel class of their own; 0: no
 };
 
@@ -63,8 +64,10 @@ template <class... Rest>
     return text;
 }
 
-[[nodiscard]] inline element_type arithmetic(sweep const& s, attention const& wanted) noexcept {
-    return s.widens ? element_type::f32 : wanted.storage;
+[[nodiscard]] inline tolerance arithmetic(sweep const& s, attention const& wanted) noexcept {
+    if (!s.widens) return tolerance_of(wanted.storage);
+    return s.rounds && wanted.storage == element_type::bf16 ? tolerance_of_bf16_units()
+                                                            : tolerance_of(element_type::f32);
 }
 
 /// Runs the call and holds output and lse to `wanted`.
