@@ -17,11 +17,11 @@ namespace test {
     return wanted != nullptr && std::strcmp(wanted, "short") == 0;
 }
 
-/// Requires every law of a policy.
-template <class Policy>
+/// Requires every law of a policy, with keys and values kept as KV.
+template <butterfly::element KV = float, class Policy>
 void check_laws(Policy const& policy, butterfly::testing::sweep sweep) {
     sweep.brief = sweep.brief || short_sweep();
-    for (auto const& law : butterfly::testing::laws<Policy>()) {
+    for (auto const& law : butterfly::testing::laws<Policy, KV>()) {
         DYNAMIC_SECTION(law.name << ", seed " << sweep.seed) {
             butterfly::testing::report const found = law.check(policy, sweep);
             INFO(found.text);

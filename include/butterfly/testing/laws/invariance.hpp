@@ -15,9 +15,13 @@ namespace butterfly::testing {
 namespace detail {
 
 /// Attends the tokens [first, first + count), which have the keys up to their own.
-template <class Policy, class Visibility>
-void attend_part(
-    Policy const& policy, seeded_problem<>& p, index_t first, index_t count, Visibility const& sees, attend_options o) {
+template <class Policy, element KV, class Visibility>
+void attend_part(Policy const& policy,
+                 seeded_problem<float, KV>& p,
+                 index_t first,
+                 index_t count,
+                 Visibility const& sees,
+                 attend_options o) {
     index_t const all = p.q.shape().tokens;
     std::vector<float> lse(static_cast<std::size_t>(p.q.shape().heads * count));
     o.q_position = first;
@@ -30,9 +34,9 @@ void attend_part(
 }
 
 /// Attends all tokens in calls of `size` tokens, the last one up to twice as long.
-template <class Policy, class Visibility>
+template <class Policy, element KV, class Visibility>
 void attend_in_chunks(
-    Policy const& policy, seeded_problem<>& p, index_t size, Visibility const& sees, attend_options const& o) {
+    Policy const& policy, seeded_problem<float, KV>& p, index_t size, Visibility const& sees, attend_options const& o) {
     index_t const all = p.q.shape().tokens;
     for (index_t first = 0; first < all;) {
         index_t const count = all - first < 2 * size ? all - first : size;
@@ -42,20 +46,20 @@ void attend_in_chunks(
 }
 
 /// The same for calls of at most `size` tokens.
-template <class Policy, class Visibility>
+template <class Policy, element KV, class Visibility>
 void attend_in_steps(
-    Policy const& policy, seeded_problem<>& p, index_t size, Visibility const& sees, attend_options const& o) {
+    Policy const& policy, seeded_problem<float, KV>& p, index_t size, Visibility const& sees, attend_options const& o) {
     index_t const all = p.q.shape().tokens;
     for (index_t first = 0; first < all; first += size)
         attend_part(policy, p, first, std::min(size, all - first), sees, o);
 }
 
 /// Every way to cut a sequence that stays in one kernel class gives the same bits.
-template <class Policy, class Visibility>
+template <class Policy, element KV, class Visibility>
 void expect_chunk_invariance(report& r,
                              Policy const& policy,
                              sweep const& s,
-                             seeded_problem<> const& p,
+                             seeded_problem<float, KV> const& p,
                              char const* name,
                              Visibility const& sees) {
     index_t const all   = p.q.shape().tokens;
@@ -95,17 +99,17 @@ void expect_chunk_invariance(report& r,
 } // namespace detail
 
 /// One call, many chunks, token by token: the same bits within a kernel class, for every kind of visibility.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report chunking_changes_no_bit(Policy const& policy, sweep const& s) {
     report r;
     for (index_t const group : {1, 2, 3, 8}) {
         if (s.brief && group == 3) continue;
         index_t const tokens = s.brief ? 90 : 150;
-        auto const p         = make_problem({.heads    = 2 * group,
-                                             .kv_heads = 2,
-                                             .tokens   = tokens,
-                                             .head_dim = 24,
-                                             .seed     = s.seed + static_cast<std::uint64_t>(group)});
+        auto const p         = make_problem<float, KV>({.heads    = 2 * group,
+                                                        .kv_heads = 2,
+                                                        .tokens   = tokens,
+                                                        .head_dim = 24,
+                                                        .seed     = s.seed + static_cast<std::uint64_t>(group)});
         graph const g        = detail::random_graph(random(s.seed, 301), 2, tokens, 70);
         detail::scattered_rule const rule;
         visible::routed_blocks const routed{
@@ -120,13 +124,13 @@ template <class Policy>
 }
 
 /// However many keys stand behind the last visible one: the same bits. Long enough for any backend to cut its keys.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report keys_out_of_sight_change_no_bit(Policy const& policy, sweep const& s) {
     report r;
     index_t const keys = s.brief ? 4200 : 9000;
     for (index_t const tokens : {1, 24}) {
-        auto p =
-            make_problem({.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 8, .seed = s.seed});
+        auto p = make_problem<float, KV>(
+            {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 8, .seed = s.seed});
         auto other = p;
         for (index_t const seen : {index_t{64}, index_t{100}, index_t{4096}, index_t{4097}, keys / 2, keys - 1}) {
             attend_options o;
@@ -144,15 +148,15 @@ template <class Policy>
 }
 
 /// Serial, an OpenMP team, and a share over threads of the caller's give the same bits, with and without workspace.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report executors_change_no_bit(Policy const& policy, sweep const& s) {
     report r;
     for (index_t const tokens : {1, 3, 70}) {
         index_t const keys = tokens > 1 ? 200 : s.brief ? 4200 : 13000; // few rows over many keys: spans are dealt
-        auto p =
-            make_problem({.heads = 6, .kv_heads = 3, .tokens = tokens, .keys = keys, .head_dim = 20, .seed = s.seed});
+        auto p             = make_problem<float, KV>(
+            {.heads = 6, .kv_heads = 3, .tokens = tokens, .keys = keys, .head_dim = 20, .seed = s.seed});
         attend_options o = detail::at_end(p);
-        auto const run   = [&](Policy const& with, attend_options options, seeded_problem<>& into) {
+        auto const run   = [&](Policy const& with, attend_options options, seeded_problem<float, KV>& into) {
             options.lse = into.lse.data();
             attend(with, into.q.view(), into.out.view(), options, detail::whole(into));
         };
@@ -200,16 +204,17 @@ template <class Policy>
 }
 
 /// A span of problems is each problem alone, bit for bit.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report batches_change_no_bit(Policy const& policy, sweep const& s) {
     report r;
     struct sequence {
-        seeded_problem<> p;
-        pool<heads_view<float const>, heads_view<float const>, visible::interval> keys;
+        seeded_problem<float, KV> p;
+        pool<heads_view<KV const>, heads_view<KV const>, visible::interval> keys;
         bound_problem<1> bound;
 
         sequence(Policy const& policy, problem_options const& o)
-            : p(make_problem(o)), keys(std::as_const(p.k).view(), std::as_const(p.v).view(), visible::interval{}),
+            : p(make_problem<float, KV>(o)),
+              keys(std::as_const(p.k).view(), std::as_const(p.v).view(), visible::interval{}),
               bound(butterfly::make_problem(policy, p.q.view(), p.out.view(), options(), keys)) {}
 
         attend_options options() {

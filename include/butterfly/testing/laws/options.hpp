@@ -51,13 +51,13 @@ struct option_arrays {
 } // namespace detail
 
 /// Each option alone, for one query and for many.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report options_match_definition(Policy const& policy, sweep const& s) {
     report r;
     random draws(s.seed, 501);
     for (index_t const tokens : {1, 3, 30})
         for (index_t const keys : {50, 170}) {
-            auto p = make_problem(
+            auto p = make_problem<float, KV>(
                 {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 21, .seed = draws.bits()});
             detail::option_arrays const arrays(draws, p.q.shape(), keys);
             attend_options const plain = detail::at_end(p);
@@ -106,7 +106,7 @@ template <class Policy>
 }
 
 /// Everything at random at once, without and with the output of lse, in all layouts.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report random_calls_match_definition(Policy const& policy, sweep const& s) {
     report r;
     random draws(s.seed, 502);
@@ -114,15 +114,15 @@ template <class Policy>
         index_t const kv_heads = draws.between(1, 3);
         index_t const tokens   = draws.below(3) == 0 ? draws.between(1, 70) : draws.between(1, 4);
         index_t const keys     = draws.between(1, 200);
-        auto p                 = make_problem({.heads      = kv_heads * draws.between(1, 5),
-                                               .kv_heads   = kv_heads,
-                                               .tokens     = tokens,
-                                               .keys       = keys,
-                                               .head_dim   = draws.between(1, 70),
-                                               .value_dim  = draws.between(1, 70),
-                                               .seed       = draws.bits(),
-                                               .queries_in = draws.one_of(layouts),
-                                               .keys_in    = draws.one_of(layouts)});
+        auto p                 = make_problem<float, KV>({.heads      = kv_heads * draws.between(1, 5),
+                                                          .kv_heads   = kv_heads,
+                                                          .tokens     = tokens,
+                                                          .keys       = keys,
+                                                          .head_dim   = draws.between(1, 70),
+                                                          .value_dim  = draws.between(1, 70),
+                                                          .seed       = draws.bits(),
+                                                          .queries_in = draws.one_of(layouts),
+                                                          .keys_in    = draws.one_of(layouts)});
         detail::option_arrays const arrays(draws, p.q.shape(), keys);
         auto const coin = [&] { return draws.below(3) == 0; };
         attend_options o;
@@ -148,13 +148,13 @@ template <class Policy>
 }
 
 /// A workspace of exactly workspace_bytes, at any alignment, serves; nothing past it is touched and no bit changes.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report workspace_is_exact(Policy const& policy, sweep const& s) {
     report r;
     constexpr std::size_t guard = 256;
     for (index_t const tokens : {1, 40})
         for (std::size_t const skip : {0, 1, 8, 63}) {
-            auto p = make_problem(
+            auto p = make_problem<float, KV>(
                 {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 333, .head_dim = 40, .seed = s.seed});
             auto const all   = detail::whole(p);
             attend_options o = detail::at_end(p);

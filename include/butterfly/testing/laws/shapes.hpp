@@ -10,7 +10,7 @@
 namespace butterfly::testing {
 
 /// head_dims around every vector width, keys and values alike and different.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report head_dims_match_definition(Policy const& policy, sweep const& s) {
     static constexpr index_t dims[] = {1, 3, 7, 8, 15, 16, 17, 33, 64, 80, 96, 112, 128, 192, 256};
     report r;
@@ -19,15 +19,15 @@ template <class Policy>
         for (index_t const dv : {dk, draws.one_of(dims)}) {
             for (index_t const tokens : {index_t{1}, index_t{19}}) {
                 index_t const kv_heads = draws.between(1, 2);
-                auto p                 = make_problem({.heads      = kv_heads * draws.between(1, 3),
-                                                       .kv_heads   = kv_heads,
-                                                       .tokens     = tokens,
-                                                       .keys       = tokens + draws.between(0, 70),
-                                                       .head_dim   = dk,
-                                                       .value_dim  = dv,
-                                                       .seed       = draws.bits(),
-                                                       .queries_in = draws.one_of(layouts),
-                                                       .keys_in    = draws.one_of(layouts)});
+                auto p                 = make_problem<float, KV>({.heads      = kv_heads * draws.between(1, 3),
+                                                                  .kv_heads   = kv_heads,
+                                                                  .tokens     = tokens,
+                                                                  .keys       = tokens + draws.between(0, 70),
+                                                                  .head_dim   = dk,
+                                                                  .value_dim  = dv,
+                                                                  .seed       = draws.bits(),
+                                                                  .queries_in = draws.one_of(layouts),
+                                                                  .keys_in    = draws.one_of(layouts)});
                 detail::expect_definition(r, detail::say("head_dim", dk, "value_dim", dv, "tokens", tokens), policy, s,
                                           p, detail::at_end(p), detail::whole(p));
             }
@@ -38,7 +38,7 @@ template <class Policy>
 }
 
 /// Groups of query heads that share a key head.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report groups_match_definition(Policy const& policy, sweep const& s) {
     report r;
     random draws(s.seed, 102);
@@ -47,12 +47,12 @@ template <class Policy>
             if (s.brief && (tokens == 2 || tokens == 5)) continue;
             if (group == 71 && tokens == 20) continue;
             index_t const kv_heads = draws.between(1, group < 16 ? 2 : 1);
-            auto p                 = make_problem({.heads    = group * kv_heads,
-                                                   .kv_heads = kv_heads,
-                                                   .tokens   = tokens,
-                                                   .keys     = tokens + draws.between(0, 80),
-                                                   .head_dim = draws.between(1, 40),
-                                                   .seed     = draws.bits()});
+            auto p                 = make_problem<float, KV>({.heads    = group * kv_heads,
+                                                              .kv_heads = kv_heads,
+                                                              .tokens   = tokens,
+                                                              .keys     = tokens + draws.between(0, 80),
+                                                              .head_dim = draws.between(1, 40),
+                                                              .seed     = draws.bits()});
             detail::expect_definition(r, detail::say("group", group, "tokens", tokens), policy, s, p, detail::at_end(p),
                                       detail::whole(p));
         }
@@ -61,7 +61,7 @@ template <class Policy>
 }
 
 /// Lengths around the sizes of tiles: prefill, the last tokens of a sequence, and keys that queries do not reach.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report lengths_match_definition(Policy const& policy, sweep const& s) {
     report r;
     random draws(s.seed, 103);
@@ -75,7 +75,7 @@ template <class Policy>
                                         .head_dim = draws.between(1, 24),
                                         .seed     = draws.bits(),
                                         .no_keys  = true};
-            auto p                 = make_problem(shape);
+            auto p                 = make_problem<float, KV>(shape);
             std::string const what = detail::say("keys", keys, "tokens", tokens);
             attend_options o       = detail::at_end(p);
             detail::expect_definition(r, what, policy, s, p, o, detail::whole(p));
@@ -89,7 +89,7 @@ template <class Policy>
 }
 
 /// Each kind of visibility with parameters at random.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report visibilities_match_definition(Policy const& policy, sweep const& s) {
     report r;
     random draws(s.seed, 104);
@@ -104,7 +104,7 @@ template <class Policy>
         problem_options shape{.heads = heads, .kv_heads = kv_heads, .tokens = tokens, .keys = keys, .head_dim = 12};
         shape.seed = draws.bits();
 
-        auto p           = make_problem(shape);
+        auto p           = make_problem<float, KV>(shape);
         attend_options o = detail::at_end(p);
         o.causal         = draws.below(4) != 0;
         o.edge_bias      = {0.5F, -0.25F, 1.5F, -2.0F};
@@ -133,7 +133,7 @@ template <class Policy>
 
         // Slots are summaries of blocks: the queries stand far behind the last of them.
         shape.keys   = draws.between(1, 150);
-        auto c       = make_problem(shape);
+        auto c       = make_problem<float, KV>(shape);
         o.q_position = draws.between(0, shape.keys * bs);
         for (std::int32_t& at : positions) at = static_cast<std::int32_t>(draws.between(0, shape.keys * bs));
         topology::topology_shape const summaries{.heads = nodes.heads, .nodes = shape.keys + 4 * tokens};
@@ -148,13 +148,13 @@ template <class Policy>
 }
 
 /// Contexts longer than any span a backend cuts keys into, for each kind of visibility, one pool and two.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report long_contexts_match_definition(Policy const& policy, sweep const& s) {
     report r;
     index_t const keys = s.brief ? 4500 : 10000;
     random draws(s.seed, 106);
     for (index_t const tokens : {1, 2, 20}) {
-        auto p = make_problem(
+        auto p = make_problem<float, KV>(
             {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 8, .seed = draws.bits()});
         attend_options const o = detail::at_end(p);
         std::string const what = detail::say("tokens", tokens, "keys", keys);
@@ -184,20 +184,20 @@ template <class Policy>
 }
 
 /// Inputs of each distribution: outliers, cancellation, few keys with all the weight.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report distributions_match_definition(Policy const& policy, sweep const& s) {
     report r;
     for (distribution const values : {distribution::heavy_tailed, distribution::normal, distribution::uniform,
                                       distribution::positive, distribution::peaked})
         for (std::uint64_t i = 0; i < (s.brief ? 2U : 8U); ++i)
             for (index_t const tokens : {1, 33}) {
-                auto p           = make_problem({.heads    = 2,
-                                                 .kv_heads = 1,
-                                                 .tokens   = tokens,
-                                                 .keys     = 200,
-                                                 .head_dim = 64,
-                                                 .seed     = s.seed * 1000 + i,
-                                                 .values   = values});
+                auto p           = make_problem<float, KV>({.heads    = 2,
+                                                            .kv_heads = 1,
+                                                            .tokens   = tokens,
+                                                            .keys     = 200,
+                                                            .head_dim = 64,
+                                                            .seed     = s.seed * 1000 + i,
+                                                            .values   = values});
                 attend_options o = detail::at_end(p);
                 detail::expect_definition(r,
                                           detail::say("distribution", static_cast<index_t>(values), "tokens", tokens),

@@ -109,7 +109,7 @@ struct pages_of {
 } // namespace detail
 
 /// Contiguous, misaligned, interleaved and strided tensors are the same tensor.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report layouts_do_not_matter(Policy const& policy, sweep const& s) {
     report r;
     for (index_t const tokens : {1, 21})
@@ -119,10 +119,10 @@ template <class Policy>
                     problem_options shape{
                         .heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 77, .head_dim = head_dim};
                     shape.seed             = s.seed;
-                    auto plain             = make_problem(shape);
+                    auto plain             = make_problem<float, KV>(shape);
                     shape.queries_in       = queries;
                     shape.keys_in          = keys;
-                    auto p                 = make_problem(shape);
+                    auto p                 = make_problem<float, KV>(shape);
                     attend_options const o = detail::at_end(p);
                     attention const wanted = evaluate(plain.q.view(), plain.out.view(), o, detail::whole(plain));
                     detail::expect(r,
@@ -135,15 +135,16 @@ template <class Policy>
 
 /// Pages in any order, and rings that have started over, are the contiguous tensor they stand for; NaN beside them is
 /// never felt.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report pages_and_rings_equal_contiguous_storage(Policy const& policy, sweep const& s) {
+    using half = std::conditional_t<std::is_same_v<KV, float>, float16, KV>;
     report r;
     random draws(s.seed, 401);
     for (index_t const tokens : {1, 30})
         for (index_t const keys : {30, 100, 193}) {
             auto p = make_problem(
                 {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 19, .seed = draws.bits()});
-            auto h = make_problem<float, float16>(
+            auto h = make_problem<float, half>(
                 {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 32, .seed = draws.bits()});
             attend_options const o = detail::at_end(p);
             for (index_t const size : {1, 4, 16, 64, 256}) {
@@ -153,9 +154,9 @@ template <class Policy>
                     attention const wanted = evaluate(p.q.view(), p.out.view(), o, detail::whole(p, sees));
                     detail::expect(r, what, policy, s, wanted, p, o, pool(k.view, v.view, sees));
                 }
-                detail::pages_of<float16> const hk(h.k, size, draws), hv(h.v, size, draws);
+                detail::pages_of<half> const hk(h.k, size, draws), hv(h.v, size, draws);
                 attention const wanted = evaluate(h.q.view(), h.out.view(), o, detail::whole(h));
-                detail::expect(r, "f16 " + what, policy, s, wanted, h, o,
+                detail::expect(r, name_of(element_type_of<half>) + (" " + what), policy, s, wanted, h, o,
                                pool(hk.view, hv.view, visible::causal_prefix()));
             }
 

@@ -11,11 +11,11 @@
 namespace butterfly::testing {
 
 /// Along a complete causal graph, or routed to every block, sparse attention is dense attention.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report sparse_has_a_dense_limit(Policy const& policy, sweep const& s) {
     report r;
     for (index_t const tokens : {1, 16, 65, 130}) {
-        auto p = make_problem({.heads = 4, .kv_heads = 2, .tokens = tokens, .head_dim = 20, .seed = s.seed});
+        auto p = make_problem<float, KV>({.heads = 4, .kv_heads = 2, .tokens = tokens, .head_dim = 20, .seed = s.seed});
         attend_options o;
         attention const dense = evaluate(p.q.view(), p.out.view(), o, detail::whole(p));
 
@@ -42,12 +42,12 @@ template <class Policy>
 }
 
 /// Changing keys, values and queries after token t leaves rows up to t bit-identical.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report causality_is_exact(Policy const& policy, sweep const& s) {
     report r;
     for (index_t const tokens : {9, 80, 140}) {
         if (s.brief && tokens == 140) continue;
-        auto p        = make_problem({.heads = 2, .kv_heads = 1, .tokens = tokens, .head_dim = 24, .seed = s.seed});
+        auto p = make_problem<float, KV>({.heads = 2, .kv_heads = 1, .tokens = tokens, .head_dim = 24, .seed = s.seed});
         graph const g = detail::random_graph(random(s.seed, 201), 2, tokens, 20);
         detail::scattered_rule const rule;
         visible::routed_blocks const routed{
@@ -76,12 +76,12 @@ template <class Policy>
 }
 
 /// The order of neighbours in a graph row changes rounding at most, and pads anywhere in it not a bit.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report neighbour_order_and_pads_are_inert(Policy const& policy, sweep const& s) {
     report r;
     constexpr index_t nodes  = 70;
     constexpr index_t degree = 66;
-    auto p = make_problem({.heads = 4, .kv_heads = 2, .tokens = nodes, .head_dim = 18, .seed = s.seed});
+    auto p = make_problem<float, KV>({.heads = 4, .kv_heads = 2, .tokens = nodes, .head_dim = 18, .seed = s.seed});
     attend_options o;
     o.edge_bias = {0.5F, -0.25F, 1.5F, -2.0F};
     random draws(s.seed, 205);
@@ -128,18 +128,18 @@ template <class Policy>
 }
 
 /// Shared key heads are the same as key heads repeated for every query head.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report shared_heads_equal_repeated_heads(Policy const& policy, sweep const& s) {
     report r;
     for (index_t const group : {2, 3, 8})
         for (index_t const tokens : {1, 4, 40}) {
-            auto p        = make_problem({.heads    = 2 * group,
-                                          .kv_heads = 2,
-                                          .tokens   = tokens,
-                                          .keys     = 75,
-                                          .head_dim = 16,
-                                          .seed     = s.seed + static_cast<std::uint64_t>(group)});
-            auto repeated = make_problem({.heads = 2 * group, .tokens = tokens, .keys = 75, .head_dim = 16});
+            auto p        = make_problem<float, KV>({.heads    = 2 * group,
+                                                     .kv_heads = 2,
+                                                     .tokens   = tokens,
+                                                     .keys     = 75,
+                                                     .head_dim = 16,
+                                                     .seed     = s.seed + static_cast<std::uint64_t>(group)});
+            auto repeated = make_problem<float, KV>({.heads = 2 * group, .tokens = tokens, .keys = 75, .head_dim = 16});
             repeated.q    = p.q;
             for (index_t h = 0; h < 2 * group; ++h)
                 for (index_t t = 0; t < 75; ++t)
@@ -157,11 +157,12 @@ template <class Policy>
 }
 
 /// A row that sees no key is exactly zero with lse = -inf, sink or not, whatever its neighbours see.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report empty_rows_are_zero(Policy const& policy, sweep const& s) {
     report r;
     for (index_t const tokens : {1, 7, 40}) {
-        auto p = make_problem({.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 90, .head_dim = 9, .seed = s.seed});
+        auto p = make_problem<float, KV>(
+            {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 90, .head_dim = 9, .seed = s.seed});
         graph g({.heads = 1, .nodes = 90, .degree = 3});
         for (index_t i = 0; i < 90; i += 2) {
             g.neigh_idx()[static_cast<std::size_t>(3 * i + 1)] = static_cast<std::int32_t>(i / 2);
@@ -196,7 +197,7 @@ template <class Policy>
             o.q_positions = positions.data();
             check("position -1" + with, o, detail::whole(p), [](index_t t) { return t % 3 == 0; });
             o.q_positions = {};
-            auto none     = make_problem({.heads = 4, .tokens = tokens, .head_dim = 9, .no_keys = true});
+            auto none     = make_problem<float, KV>({.heads = 4, .tokens = tokens, .head_dim = 9, .no_keys = true});
             check("no keys" + with, o, pool(none.k.view(), none.v.view(), visible::causal_prefix()),
                   [](index_t) { return true; });
         }
@@ -205,11 +206,11 @@ template <class Policy>
 }
 
 /// Without a sink each output lies between the smallest and the largest visible value of its channel.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report outputs_are_convex(Policy const& policy, sweep const& s) {
     report r;
     for (index_t const tokens : {1, 50}) {
-        auto p = make_problem({.heads = 2, .tokens = tokens, .keys = 100, .head_dim = 33, .seed = s.seed});
+        auto p = make_problem<float, KV>({.heads = 2, .tokens = tokens, .keys = 100, .head_dim = 33, .seed = s.seed});
         attend_options const o = detail::at_end(p);
         attention const wanted = evaluate(p.q.view(), p.out.view(), o, detail::whole(p));
         attend(policy, p.q.view(), p.out.view(), o, detail::whole(p));
@@ -219,11 +220,12 @@ template <class Policy>
                     float low  = p.v.at(h, 0, d);
                     float high = low;
                     for (index_t j = 0; j <= o.q_position + t; ++j) {
-                        low  = std::min(low, p.v.at(h, j, d));
-                        high = std::max(high, p.v.at(h, j, d));
+                        low  = std::min<float>(low, p.v.at(h, j, d));
+                        high = std::max<float>(high, p.v.at(h, j, d));
                     }
-                    double const slack = 1e-6 * std::max(std::abs(low), std::abs(high)) +
-                                         (s.widens ? 0.0 : 0x1p-7 * wanted.spread[wanted.at(h, t, d)]);
+                    double const slack =
+                        1e-6 * std::max(std::abs(low), std::abs(high)) +
+                        (s.widens ? detail::arithmetic(s, wanted).weights : 0x1p-7) * wanted.spread[wanted.at(h, t, d)];
                     r.require(p.out.at(h, t, d) >= low - slack && p.out.at(h, t, d) <= high + slack,
                               detail::say("head", h, "token", t, "channel", d));
                 }
@@ -232,7 +234,7 @@ template <class Policy>
 }
 
 /// Queries before position 0 or past the last block of the rows see no routed key: there is no row to ask for.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report queries_outside_the_rows_see_nothing(Policy const& policy, sweep const& s) {
     report r;
     constexpr index_t nodes = 3, block_size = 16;
@@ -240,8 +242,8 @@ template <class Policy>
     auto const rows = topology::make_row_source(rule, {.heads = 1, .nodes = nodes});
     for (index_t const tokens : {1, 3, 150})
         for (index_t const first : {index_t{-20}, index_t{-3}, block_size * nodes - 2, index_t{5000}}) {
-            auto p =
-                make_problem({.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 70, .head_dim = 20, .seed = s.seed});
+            auto p = make_problem<float, KV>(
+                {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 70, .head_dim = 20, .seed = s.seed});
             std::vector<std::int32_t> positions;
             for (index_t t = 0; t < tokens; ++t) positions.push_back(static_cast<std::int32_t>(first + t));
             for (bool const causal : {true, false}) {

@@ -8,7 +8,7 @@
 namespace butterfly::testing {
 
 /// A NaN or an infinity in a key, a value or a query reaches the rows that see it and no other.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report non_finite_values_reach_who_sees_them(Policy const& policy, sweep const& s) {
     report r;
     constexpr float inf = std::numeric_limits<float>::infinity();
@@ -22,10 +22,10 @@ template <class Policy>
         for (index_t const at : {index_t{0}, index_t{13}, keys / 2, keys - 1})
             for (float const bad : {nan, inf, -inf})
                 for (int where = 0; where < 3; ++where) {
-                    auto p = make_problem(
+                    auto p = make_problem<float, KV>(
                         {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 17, .seed = s.seed});
-                    if (where == 0) p.k.at(1, at, 3) = bad;
-                    if (where == 1) p.v.at(1, at, 16) = bad;
+                    if (where == 0) p.k.at(1, at, 3) = KV(bad);
+                    if (where == 1) p.v.at(1, at, 16) = KV(bad);
                     if (where == 2) p.q.at(3, at % tokens, 5) = bad;
                     std::string const what =
                         detail::say("tokens", tokens, "at", at, "where", where) + " " + std::to_string(bad);
@@ -43,7 +43,7 @@ template <class Policy>
 }
 
 /// What stands in hidden slots is never felt: after the query, before the window, masked, weightless, of other heads.
-template <class Policy>
+template <class Policy, element KV = float>
 [[nodiscard]] report hidden_slots_are_never_felt(Policy const& policy, sweep const& s) {
     report r;
     constexpr float inf    = std::numeric_limits<float>::infinity();
@@ -51,7 +51,7 @@ template <class Policy>
     constexpr index_t keys = 150;
     for (index_t const tokens : {1, 3, 40})
         for (float const bad : {nan, inf, -inf}) {
-            auto const clean = make_problem(
+            auto const clean = make_problem<float, KV>(
                 {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 11, .seed = s.seed});
             // Makes the slots for which `hidden` holds bad, and expects what the clean ones give.
             auto const check = [&](char const* name, attend_options const& o, visible::interval sees,
@@ -60,7 +60,7 @@ template <class Policy>
                 for (index_t h = 0; h < 2; ++h)
                     for (index_t j = 0; j < keys; ++j)
                         for (index_t d = 0; d < 11; ++d)
-                            if (hidden(j)) p.k.at(h, j, d) = p.v.at(h, j, d) = bad;
+                            if (hidden(j)) p.k.at(h, j, d) = p.v.at(h, j, d) = KV(bad);
                 attention const wanted =
                     evaluate(clean.q.view(), clean.out.view(), o, pool(clean.k.view(), clean.v.view(), sees, weights));
                 detail::expect(r, name + detail::say(" tokens", tokens) + " " + std::to_string(bad), policy, s, wanted,
