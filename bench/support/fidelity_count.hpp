@@ -36,7 +36,7 @@ visible_keys_of(butterfly::problem const& p, butterfly::index_t head, butterfly:
     for (int i = 0; i < p.pool_count; ++i) {
         butterfly::pool_ref const& pool = p.pools[i];
         butterfly::row_tile const row{
-            .first = token, .tokens = 1, .head = butterfly::backend::host::row_head(p, pool, head)};
+            .first = token, .tokens = 1, .head = butterfly::backend::on_host::row_head(p, pool, head)};
         butterfly::tile_cursor cursor;
         butterfly::key_tile tile;
         while (pool.visibility.next(pool.visibility.state, p, i, row, {0, butterfly::no_alignment}, cursor, tile))

@@ -9,7 +9,7 @@
 
 namespace bench {
 
-namespace host = bf::backend::host;
+namespace host = bf::backend::on_host;
 
 sightings::sightings(index_t heads, index_t tokens, index_t value_dim, std::vector<index_t> const& positions)
     : heads_(heads), queries_(static_cast<index_t>(positions.size())), value_dim_(value_dim),

@@ -82,8 +82,8 @@ struct witness {
 static_assert(bf::backend::host_policy<witness>);
 
 template <bf::quant::decoder Codec>
-inline constexpr bf::backend::host::codec_ops witness_codec_ops{&bf::backend::host::decode_rows<Codec>,
-                                                                bf::backend::host::encode_function<Codec>()};
+inline constexpr bf::backend::on_host::codec_ops witness_codec_ops{&bf::backend::on_host::decode_rows<Codec>,
+                                                                   bf::backend::on_host::encode_function<Codec>()};
 
 template <bf::quant::decoder Codec>
 [[nodiscard]] bf::bound_codec bind_codec(witness const&, Codec const&) noexcept {

@@ -44,7 +44,7 @@ bf::cache_config small(bf::index_t tokens = 300) {
 /// A row of a storage as floats.
 std::vector<float> row_of(bf::storage_ref const& s, bf::index_t head, bf::index_t slot) {
     std::vector<float> row(static_cast<std::size_t>(s.shape.head_dim));
-    bf::backend::host::decode_row(s, head, slot, row.data());
+    bf::backend::on_host::decode_row(s, head, slot, row.data());
     return row;
 }
 

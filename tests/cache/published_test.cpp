@@ -104,7 +104,7 @@ bf::heads_buffer<float> decoded(bf::storage_ref const& s, bf::index_t first, bf:
     bf::heads_buffer<float> out({s.shape.heads, end - first, s.shape.head_dim});
     for (bf::index_t h = 0; h < s.shape.heads; ++h)
         for (bf::index_t slot = first; slot < end; ++slot)
-            bf::backend::host::decode_row(s, h, slot, out.view().row(h, slot - first).data());
+            bf::backend::on_host::decode_row(s, h, slot, out.view().row(h, slot - first).data());
     return out;
 }
 

@@ -26,8 +26,8 @@ static_assert(bf::backend::host_policy<two_pass>);
 
 /// 2. What it calls for a codec, and whose it is.
 template <bf::quant::decoder Codec>
-inline constexpr bf::backend::host::codec_ops ops{&bf::backend::host::decode_rows<Codec>,
-                                                  bf::backend::host::encode_function<Codec>()};
+inline constexpr bf::backend::on_host::codec_ops ops{&bf::backend::on_host::decode_rows<Codec>,
+                                                     bf::backend::on_host::encode_function<Codec>()};
 
 template <bf::quant::decoder Codec>
 [[nodiscard]] bf::bound_codec bind_codec(two_pass const&, Codec const&) noexcept {
@@ -36,7 +36,7 @@ template <bf::quant::decoder Codec>
 
 /// 3. What it runs, and with what. These need shapes, types and strides, never data.
 [[nodiscard]] inline bf::support supports(two_pass const& policy, bf::problem const& p) {
-    std::string reason = bf::backend::host::decline(policy.executor, p, "two_pass");
+    std::string reason = bf::backend::on_host::decline(policy.executor, p, "two_pass");
     return {reason.empty(), reason};
 }
 
@@ -58,7 +58,7 @@ struct seen_key {
 
 /// One row: asks every pool for key tiles until it has no more.
 inline std::vector<seen_key> keys_of(bf::problem const& p, bf::index_t head, bf::index_t token, float const* query) {
-    namespace host = bf::backend::host;
+    namespace host = bf::backend::on_host;
     std::vector<seen_key> keys;
     std::vector<float> key(static_cast<std::size_t>(p.q.shape.head_dim));
     for (int i = 0; i < p.pool_count; ++i) {
@@ -71,7 +71,7 @@ inline std::vector<seen_key> keys_of(bf::problem const& p, bf::index_t head, bf:
                 if (tile.bits != nullptr && (tile.bits[0] >> j & 1U) == 0U) continue;
                 float const bias = host::key_bias(pool, tile, j) + host::row_bias(p, pool, head, token, tile.slot(j));
                 if (bias == -std::numeric_limits<float>::infinity()) continue;
-                bf::backend::host::decode_row(pool.keys, head / p.group(), tile.slot(j), key.data());
+                bf::backend::on_host::decode_row(pool.keys, head / p.group(), tile.slot(j), key.data());
                 float const dot = std::inner_product(key.begin(), key.end(), query, 0.0F);
                 keys.push_back(
                     {host::soft_capped(p.options.scale * dot, p.options.soft_cap) + bias, &pool, tile.slot(j)});
@@ -83,7 +83,7 @@ inline std::vector<seen_key> keys_of(bf::problem const& p, bf::index_t head, bf:
 inline void attend_row(bf::problem const& p, bf::index_t head, bf::index_t token) {
     auto const dv = static_cast<std::size_t>(p.out.shape.head_dim);
     std::vector<float> query(static_cast<std::size_t>(p.q.shape.head_dim)), value(dv), out(dv);
-    bf::backend::host::load_row(p.q, head, token, query.data());
+    bf::backend::on_host::load_row(p.q, head, token, query.data());
     std::vector<seen_key> const keys = keys_of(p, head, token, query.data());
     auto const* const sinks          = bf::host_pointer<float const>(p.options.sink_logits);
 
@@ -96,7 +96,7 @@ inline void attend_row(bf::problem const& p, bf::index_t head, bf::index_t token
         if (key.logit == -std::numeric_limits<float>::infinity()) continue;
         double const weight = std::exp(static_cast<double>(key.logit) - top);
         total += weight;
-        bf::backend::host::decode_row(key.pool->values, head / p.group(), key.slot, value.data());
+        bf::backend::on_host::decode_row(key.pool->values, head / p.group(), key.slot, value.data());
         for (std::size_t d = 0; d < dv; ++d) sum[d] += weight * value[d];
     }
     if (auto* const lse = bf::host_pointer<float>(p.options.lse))
@@ -104,7 +104,7 @@ inline void attend_row(bf::problem const& p, bf::index_t head, bf::index_t token
             total == 0.0 ? -std::numeric_limits<float>::infinity() : static_cast<float>(top + std::log(total));
     if (sinks != nullptr) total += std::exp(static_cast<double>(sinks[head]) - top);
     for (std::size_t d = 0; d < dv; ++d) out[d] = static_cast<float>(total == 0.0 ? 0.0 : sum[d] / total);
-    bf::backend::host::store_row(p.out, head, token, out.data(), 1.0F);
+    bf::backend::on_host::store_row(p.out, head, token, out.data(), 1.0F);
 }
 
 } // namespace detail

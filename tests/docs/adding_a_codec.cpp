@@ -61,7 +61,9 @@ inline void decode_rows(void const*,
 }
 
 inline constexpr bf::backend::vec::simd_codec_ops leaf{
-    .base = {&decode_rows, bf::backend::host::encode_function<row_scaled>()}, .score = nullptr, .accumulate = nullptr};
+    .base       = {&decode_rows, bf::backend::on_host::encode_function<row_scaled>()},
+    .score      = nullptr,
+    .accumulate = nullptr};
 
 template <class Isa>
 bf::backend::vec::simd_codec_ops const& simd_ops(Isa, row_scaled const&) noexcept {

@@ -36,7 +36,7 @@ struct scalar {
 
 static_assert(host_policy<scalar>);
 
-namespace host {
+namespace on_host {
 
 template <quant::decoder Codec>
 inline constexpr codec_ops scalar_codec_ops{&decode_rows<Codec>, encode_function<Codec>()};
@@ -111,15 +111,15 @@ inline void attend_row(problem const& p, index_t head, index_t token, scalar_scr
     store_row(p.out, head, token, at.out, state.empty() ? 0.0F : 1.0F / state.sum);
 }
 
-} // namespace host
+} // namespace on_host
 
 template <quant::decoder Codec>
 [[nodiscard]] bound_codec bind_codec(scalar const&, Codec const&) noexcept {
-    return {&host::scalar_codec_ops<Codec>, "scalar"};
+    return {&on_host::scalar_codec_ops<Codec>, "scalar"};
 }
 
 [[nodiscard]] inline support supports(scalar const& policy, problem const& p) {
-    std::string reason = host::decline(policy.executor, p, "scalar");
+    std::string reason = on_host::decline(policy.executor, p, "scalar");
     return {reason.empty(), reason};
 }
 
@@ -131,20 +131,21 @@ template <quant::decoder Codec>
 /// Scratch bytes of a call with these problems; a span in options.workspace of problem 0 serves all of them.
 [[nodiscard]] inline index_t workspace_bytes(scalar const& policy, std::span<problem const> problems) noexcept {
     index_t most = 0;
-    for (problem const& p : problems) most = std::max(most, host::scalar_scratch::bytes(p));
-    return most * policy.executor.threads() + host::scratch_alignment;
+    for (problem const& p : problems) most = std::max(most, on_host::scalar_scratch::bytes(p));
+    return most * policy.executor.threads() + on_host::scratch_alignment;
 }
 
 inline void run(scalar const& policy, std::span<problem const> problems) {
     if (problems.empty()) return;
     index_t const bytes = workspace_bytes(policy, problems);
-    index_t const each  = (bytes - host::scratch_alignment) / policy.executor.threads();
-    host::workspace const scratch(policy.executor, problems[0].options.workspace, bytes - host::scratch_alignment);
+    index_t const each  = (bytes - on_host::scratch_alignment) / policy.executor.threads();
+    on_host::workspace const scratch(policy.executor, problems[0].options.workspace,
+                                     bytes - on_host::scratch_alignment);
 
     for (problem const& p : problems) {
         policy.executor.each(p.heads() * p.tokens(), [&](index_t row, int thread) noexcept {
-            host::attend_row(p, row / p.tokens(), row % p.tokens(),
-                             host::scalar_scratch(p, scratch.data() + thread * each));
+            on_host::attend_row(p, row / p.tokens(), row % p.tokens(),
+                                on_host::scalar_scratch(p, scratch.data() + thread * each));
         });
     }
 }

@@ -64,7 +64,7 @@ template <class Isa, quant::decoder Codec>
 template <class Isa>
 [[nodiscard]] support supports(simd<Isa> const& policy, problem const& p) {
     if (!Isa::available()) return {false, policy.name() + ": this CPU lacks the instruction set"};
-    std::string reason = host::decline(policy.executor, p, Isa::name());
+    std::string reason = on_host::decline(policy.executor, p, Isa::name());
     return {reason.empty(), reason};
 }
 
@@ -88,7 +88,7 @@ template <class Isa>
 [[nodiscard]] index_t workspace_bytes(simd<Isa> const& policy, std::span<problem const> problems) noexcept {
     int const threads = policy.executor.threads();
     return vec::thread_bytes<Isa>(problems) * threads + vec::parts_room<Isa>(threads, problems) +
-           host::scratch_alignment;
+           on_host::scratch_alignment;
 }
 
 template <class Isa>
@@ -97,7 +97,7 @@ void run(simd<Isa> const& policy, std::span<problem const> problems) {
     int const threads  = policy.executor.threads();
     index_t const each = vec::thread_bytes<Isa>(problems);
     index_t const room = vec::parts_room<Isa>(threads, problems);
-    host::workspace const scratch(policy.executor, problems[0].options.workspace, each * threads + room);
+    on_host::workspace const scratch(policy.executor, problems[0].options.workspace, each * threads + room);
     vec::deal<Isa>(policy.executor, problems, scratch.data(), each, room);
 }
 

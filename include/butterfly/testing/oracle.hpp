@@ -86,8 +86,8 @@ static_assert(backend::host_policy<oracle>);
 namespace detail {
 
 template <quant::decoder Codec>
-inline constexpr backend::host::codec_ops oracle_codec_ops{&backend::host::decode_rows<Codec>,
-                                                           backend::host::encode_function<Codec>()};
+inline constexpr backend::on_host::codec_ops oracle_codec_ops{&backend::on_host::decode_rows<Codec>,
+                                                              backend::on_host::encode_function<Codec>()};
 
 /// Rows of one head of a storage as doubles, each decoded when it is first asked for.
 class decoded_rows {
@@ -99,8 +99,8 @@ public:
         Eigen::VectorXd& row = rows_[static_cast<std::size_t>(slot)];
         if (row.size() == 0) {
             Eigen::VectorXf values(storage_->shape.head_dim);
-            std::byte const* const packed = backend::host::row_address(*storage_, head_, slot);
-            static_cast<backend::host::codec_ops const*>(storage_->ops)
+            std::byte const* const packed = backend::on_host::row_address(*storage_, head_, slot);
+            static_cast<backend::on_host::codec_ops const*>(storage_->ops)
                 ->decode(storage_->codec_state, &packed, 1, values.size(), values.data(), values.size());
             row = values.cast<double>();
         }
@@ -226,7 +226,7 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
             }
         }
         for (index_t token = 0; token < p.tokens(); ++token) {
-            backend::host::load_row(p.q, head, token, query.data());
+            backend::on_host::load_row(p.q, head, token, query.data());
             Eigen::VectorXd const q = query.cast<double>();
             index_t const position  = query_position(p, token);
             std::vector<detail::seen_key> seen;
@@ -236,7 +236,7 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
                 auto const at             = static_cast<std::size_t>(i);
                 auto const* const weights = host_pointer<float const>(pool.log_weights);
                 auto const* const placed  = host_pointer<std::int32_t const>(pool.key_positions);
-                index_t const row_head    = backend::host::row_head(p, pool, head);
+                index_t const row_head    = backend::on_host::row_head(p, pool, head);
                 index_t const end         = last_slot(p, pool);
                 for (index_t slot = 0; slot < end; ++slot) {
                     std::optional<double> const edge = sees(p, pool, row_head, position, slot);
@@ -287,7 +287,7 @@ template <quant::decoder Codec>
 
 /// Declines visibilities of kinds it has no definition of, and problems bound with another policy.
 [[nodiscard]] inline support supports(oracle const&, problem const& p) {
-    if (std::string const reason = backend::host::wrong_owner(p, "oracle"); !reason.empty()) return {false, reason};
+    if (std::string const reason = backend::on_host::wrong_owner(p, "oracle"); !reason.empty()) return {false, reason};
     for (int i = 0; i < p.pool_count; ++i)
         if (p.pools[i].visibility.description.kind == visibility_kind::custom)
             return {false, "oracle: no definition of a custom visibility"};
@@ -313,7 +313,7 @@ inline void run(oracle const& policy, std::span<problem const> problems) {
             for (index_t token = 0; token < p.tokens(); ++token) {
                 for (index_t d = 0; d < row.size(); ++d)
                     row[d] = static_cast<float>(result.out[result.at(head, token, d)]);
-                backend::host::store_row(p.out, head, token, row.data(), 1.0F);
+                backend::on_host::store_row(p.out, head, token, row.data(), 1.0F);
                 if (auto* const lse = host_pointer<float>(p.options.lse))
                     lse[result.at(head, token)] = static_cast<float>(result.lse[result.at(head, token)]);
             }

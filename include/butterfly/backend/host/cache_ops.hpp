@@ -25,7 +25,7 @@
 #include <span>
 
 namespace butterfly::backend {
-namespace host {
+namespace on_host {
 
 /// Rows, or rows that enter summaries, that one item of work is worth.
 inline constexpr index_t rows_per_item = 64;
@@ -151,21 +151,21 @@ struct cache_team {
             for (index_t i = item * per_item; i < std::min((item + 1) * per_item, total); ++i) {
                 index_t const head = i / count % heads;
                 auto const side    = i < heads * count ? kv_side::keys : kv_side::values;
-                host::summarise(u, side, head, blocks.first + i % count, at);
+                on_host::summarise(u, side, head, blocks.first + i % count, at);
             }
         });
     }
 };
 
-} // namespace host
+} // namespace on_host
 
 /// Scratch bytes of an update.
 template <host_policy Policy>
 [[nodiscard]] index_t workspace_bytes(Policy const& policy, cache_update const& u) noexcept {
-    return host::cache_scratch::bytes(u) * policy.executor.threads() + host::scratch_alignment;
+    return on_host::cache_scratch::bytes(u) * policy.executor.threads() + on_host::scratch_alignment;
 }
 
-namespace host {
+namespace on_host {
 
 /// Throws shape_error where a weight given for a token is not in [0, most_token_weight]. Weights are the last store.
 inline void check_weights(cache_update const& u) {
@@ -181,18 +181,18 @@ inline void check_weights(cache_update const& u) {
         }
 }
 
-} // namespace host
+} // namespace on_host
 
 /// Does an update. Throws, before anything is touched, where there is no scratch memory or a weight makes no sense. The
 /// participants of a `share` leave together, after one of them has called commit().
 template <host_policy Policy, class Commit>
 void update_cache(Policy const& policy, cache_update const& u, std::span<std::byte> workspace, Commit const& commit) {
     executor const& threads = policy.executor;
-    host::check_weights(u);
+    on_host::check_weights(u);
     if (workspace.empty() && !threads.can_publish())
         detail::fail<backend_error>(threads.name() + ": a share whose barrier has no board needs options.workspace");
-    host::workspace const scratch(threads, workspace, workspace_bytes(policy, u) - host::scratch_alignment);
-    host::cache_team const team{threads, scratch.data(), u};
+    on_host::workspace const scratch(threads, workspace, workspace_bytes(policy, u) - on_host::scratch_alignment);
+    on_host::cache_team const team{threads, scratch.data(), u};
     team.summarise(u.before);
     team.store();
     team.summarise(u.after);

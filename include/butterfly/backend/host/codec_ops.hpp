@@ -8,7 +8,7 @@
 
 #include <cstddef>
 
-namespace butterfly::backend::host {
+namespace butterfly::backend::on_host {
 
 /// The functions of one codec, with its type erased. `codec` is storage_ref::codec_state.
 struct codec_ops {
@@ -40,4 +40,4 @@ constexpr auto encode_function() noexcept {
         return encode{nullptr};
 }
 
-} // namespace butterfly::backend::host
+} // namespace butterfly::backend::on_host

@@ -9,7 +9,7 @@
 
 #include <cmath>
 
-namespace butterfly::backend::host {
+namespace butterfly::backend::on_host {
 
 /// The mask value of a query token and a slot, times its head's slope; zero without a mask.
 [[nodiscard]] inline float mask_at(problem const& p, index_t head, index_t token, index_t slot) noexcept {
@@ -50,4 +50,4 @@ row_bias(problem const& p, pool_ref const& pool, index_t head, index_t token, in
     return cap > 0.0F ? cap * std::tanh(s / cap) : s;
 }
 
-} // namespace butterfly::backend::host
+} // namespace butterfly::backend::on_host

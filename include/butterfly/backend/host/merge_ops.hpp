@@ -12,7 +12,7 @@
 #include <algorithm>
 
 namespace butterfly::backend {
-namespace host {
+namespace on_host {
 
 /// Elements converted at a time.
 inline constexpr index_t merge_run = 64;
@@ -49,12 +49,12 @@ inline void merge_row(merge_problem const& m, index_t head, index_t token) noexc
     if (auto* const lse = host_pointer<float>(m.options.lse)) lse[row] = both.merged.lse();
 }
 
-} // namespace host
+} // namespace on_host
 
 template <host_policy Policy>
 void run(Policy const& policy, merge_problem const& m) noexcept {
     policy.executor.each(m.out.shape.heads * m.out.shape.tokens, [&](index_t row, int) noexcept {
-        host::merge_row(m, row / m.out.shape.tokens, row % m.out.shape.tokens);
+        on_host::merge_row(m, row / m.out.shape.tokens, row % m.out.shape.tokens);
     });
 }
 

@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace butterfly::backend::host {
+namespace butterfly::backend::on_host {
 
 /// The packed row of one slot; see storage_ref for the formula.
 [[nodiscard]] inline std::byte* row_address(storage_ref const& s, index_t head, index_t slot) noexcept {
@@ -49,4 +49,4 @@ inline void store_row(tensor_ref const& t, index_t head, index_t token, float co
     return rows == 1 ? 0 : rows == p.heads() ? head : head / p.group();
 }
 
-} // namespace butterfly::backend::host
+} // namespace butterfly::backend::on_host

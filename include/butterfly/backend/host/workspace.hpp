@@ -13,7 +13,7 @@
 #include <string>
 #include <string_view>
 
-namespace butterfly::backend::host {
+namespace butterfly::backend::on_host {
 
 /// Alignment of everything carved from a workspace.
 inline constexpr index_t scratch_alignment = 64;
@@ -101,4 +101,4 @@ private:
     std::byte* at_;
 };
 
-} // namespace butterfly::backend::host
+} // namespace butterfly::backend::on_host

@@ -18,7 +18,15 @@
 #include <arm_neon.h>
 #endif
 
+namespace butterfly::backend {
+namespace on_host {}
+namespace vec {
+namespace host = on_host; // backend/host/, by the name the kernels use
+}
+} // namespace butterfly::backend
+
 namespace butterfly::backend::vec {
+
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
 template <class Isa>
