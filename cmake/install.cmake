@@ -13,4 +13,5 @@ configure_file("${PROJECT_SOURCE_DIR}/cmake/butterflyConfig.cmake.in" "${PROJECT
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/butterflyConfigVersion.cmake" COMPATIBILITY SameMinorVersion
                                  ARCH_INDEPENDENT)
 install(FILES "${PROJECT_BINARY_DIR}/butterflyConfig.cmake" "${PROJECT_BINARY_DIR}/butterflyConfigVersion.cmake"
-              "${PROJECT_SOURCE_DIR}/cmake/butterflyDependencies.cmake" DESTINATION "${package_dir}")
+              "${PROJECT_SOURCE_DIR}/cmake/butterflyDependencies.cmake"
+              "${PROJECT_SOURCE_DIR}/cmake/butterflyKernels.cmake" DESTINATION "${package_dir}")

@@ -52,6 +52,16 @@ template <class Isa>
     return most;
 }
 
+/// The kernel class of a call and its block shapes.
+template <class Isa>
+[[nodiscard]] std::string plan_text(problem const& p) {
+    cut const c      = cut_problem<Isa>(p);
+    std::string text = c.stream ? "stream class, " : "tile class, ";
+    text += std::to_string(c.tokens) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
+    if (c.stream) return text + "keys and values read in place in spans of " + std::to_string(span_slots) + " slots";
+    return text + "strips of " + std::to_string(strip_rows<Isa>) + " rows x " + std::to_string(tile_slots) + " keys";
+}
+
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace vec
 
@@ -72,15 +82,7 @@ template <class Isa>
 template <class Isa>
 [[nodiscard]] std::string explain(simd<Isa> const& policy, problem const& p) {
     if (support const s = supports(policy, p); !s) return "declined: " + s.reason;
-    vec::cut const c = vec::cut_problem<Isa>(p);
-    std::string text = policy.name() + (c.stream ? ": stream class, " : ": tile class, ");
-    text += std::to_string(c.tokens) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
-    if (c.stream)
-        text += "keys and values read in place in spans of " + std::to_string(vec::span_slots) + " slots, ";
-    else
-        text +=
-            "strips of " + std::to_string(vec::strip_rows<Isa>) + " rows x " + std::to_string(tile_slots) + " keys, ";
-    return text + policy.executor.name();
+    return policy.name() + ": " + vec::plan_text<Isa>(p) + ", " + policy.executor.name();
 }
 
 /// Scratch bytes of a call with these problems; a span in options.workspace of problem 0 serves all of them.

@@ -31,12 +31,18 @@ enum class bf16_unit : std::uint8_t { best, fma, dot, tile, emulated };
     return true;
 }
 
-/// What `asked` comes to here. `best` is the fastest one of this CPU: tiles; else the dot where it beats f32, which it
-/// does on AMD's cores (twice the rate of FMA) and not on Intel's (half of it); else f32.
+/// The fastest unit of this CPU that is not above `most`: tiles; else the dot where it beats f32, which it does on
+/// AMD's cores (twice the rate of FMA) and not on Intel's (half of it); else f32.
+[[nodiscard]] inline bf16_unit best_up_to(bf16_unit most) noexcept {
+    if (most == bf16_unit::tile && available(bf16_unit::tile)) return bf16_unit::tile;
+    bool const dot = most != bf16_unit::fma && available(bf16_unit::dot) && cpu::found().amd;
+    return dot ? bf16_unit::dot : bf16_unit::fma;
+}
+
+/// What `asked` comes to here: one that is available. `best` is best_up_to(tile).
 [[nodiscard]] inline bf16_unit resolve(bf16_unit asked) noexcept {
-    if (asked != bf16_unit::best) return available(asked) ? asked : bf16_unit::fma;
-    if (available(bf16_unit::tile)) return bf16_unit::tile;
-    return available(bf16_unit::dot) && cpu::found().amd ? bf16_unit::dot : bf16_unit::fma;
+    if (asked == bf16_unit::best) return best_up_to(bf16_unit::tile);
+    return available(asked) ? asked : bf16_unit::fma;
 }
 
 } // namespace butterfly::backend

@@ -16,8 +16,8 @@ namespace butterfly::backend::cpu {
 
 /// Instructions that may be executed.
 struct features {
-    bool avx2        = false; // AVX2, FMA, F16C: x86-64-v3
-    bool avx512      = false; // F, BW, DQ, VL: x86-64-v4
+    bool avx2        = false; // all of x86-64-v3: AVX2, FMA, F16C, BMI1, BMI2, LZCNT, MOVBE
+    bool avx512      = false; // all of x86-64-v4: AVX-512 F, BW, CD, DQ, VL
     bool avx512_vnni = false;
     bool avx512_bf16 = false;
     bool amx_bf16    = false; // tiles, with the kernel's permission
@@ -51,14 +51,15 @@ namespace detail {
     auto const bit = [](unsigned word, int n) { return (word >> n & 1U) != 0; };
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (__get_cpuid(0, &a, &b, &c, &d) == 0) return f;
-    f.amd = b == 0x68747541U;                                         // "Auth" of AuthenticAMD
-    if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !bit(c, 27)) return f; // OSXSAVE
-    bool const fma = bit(c, 12), avx = bit(c, 28), f16c = bit(c, 29);
+    f.amd = b == 0x68747541U;                                                    // "Auth" of AuthenticAMD
+    if (__get_cpuid(1, &a, &b, &c, &d) == 0 || !bit(c, 27)) return f;            // OSXSAVE
+    bool const first     = bit(c, 12) && bit(c, 22) && bit(c, 28) && bit(c, 29); // FMA, MOVBE, AVX, F16C
     unsigned const saved = saved_states();
+    bool const lzcnt     = __get_cpuid(0x80000001U, &a, &b, &c, &d) != 0 && bit(c, 5);
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return f;
     bool const vectors = (saved & 0x6U) == 0x6U, masks = (saved & 0xe6U) == 0xe6U, tiles = (saved >> 17 & 3U) == 3U;
-    f.avx2                = vectors && avx && fma && f16c && bit(b, 5);
-    f.avx512              = masks && f.avx2 && bit(b, 16) && bit(b, 30) && bit(b, 17) && bit(b, 31);
+    f.avx2                = vectors && first && lzcnt && bit(b, 3) && bit(b, 5) && bit(b, 8); // BMI1, AVX2, BMI2
+    f.avx512              = masks && f.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 28) && bit(b, 30) && bit(b, 31);
     f.avx512_vnni         = f.avx512 && bit(c, 11);
     bool const amx        = tiles && bit(d, 24) && bit(d, 22); // AMX-TILE, AMX-BF16
     unsigned const leaves = a;

@@ -17,7 +17,8 @@
 #include <algorithm>
 
 namespace butterfly::backend::vec {
-inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+// Plain data, the same in objects of every instruction set: it stands outside the inline namespace.
 
 /// Query rows of the stream class, packed: [rows][stride] floats, zeros from head_dim to stride.
 struct stream_queries {
@@ -63,6 +64,8 @@ struct simd_codec_ops {
     /// out[r * stride + d] += sum over listed keys j of weights[r * tile_slots + j] * row_j[d].
     void (*accumulate)(value_rows const&, float const* weights, int query_rows, float* out, index_t stride) noexcept;
 };
+
+inline namespace BUTTERFLY_ISA_NAMESPACE {
 
 /// decode: equals raw<T>::decode.
 template <class Isa, class T>

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The SIMD backend for one binary and many CPUs: the best kernels that are linked and that this CPU runs, chosen at run
+// time. In CMake:
+//
+//   butterfly_add_kernels(engine)     links the kernels of every instruction set of the architecture
+//
+// Same kernels, same numbers and same laws as simd<Isa> of the level chosen; a user's codec is read through its decode
+// alone, because what its leaf is compiled for is not known. Not in the umbrella: it needs what is linked.
+
+#include <butterfly/backend/host/cache_ops.hpp>
+#include <butterfly/backend/host/kernels.hpp>
+#include <butterfly/backend/host/merge_ops.hpp>
+#include <butterfly/backend/host/workspace.hpp>
+#include <butterfly/backend/policy.hpp>
+#include <butterfly/backend/simd/raw_codec.hpp>
+
+#include <array>
+#include <span>
+#include <string>
+#include <type_traits>
+
+namespace butterfly::backend {
+
+/// Kernels of the highest linked level that this CPU has, not above `at_most`.
+///
+///   backend::host const cpu{.executor = openmp{.threads = 8}};
+///   backend::host const modest{.at_most = isa_level::x86_v3};
+struct host {
+    butterfly::executor executor{};
+    isa_level at_most = isa_level::highest;
+
+    /// "host (x86_v4, bf16 dot)"; the unit is left out where bf16 is multiplied in f32.
+    [[nodiscard]] std::string name() const {
+        if (kernels() == nullptr) return "host (no kernels)";
+        std::string const unit = bf16() == bf16_unit::fma ? "" : std::string(", bf16 ") + name_of(bf16());
+        return std::string("host (") + kernels()->name + unit + ")";
+    }
+
+    /// False where no linked kernels run here: baseline was left out of ISAS.
+    [[nodiscard]] bool available() const noexcept { return kernels() != nullptr; }
+
+    /// The level chosen.
+    [[nodiscard]] isa_level level() const noexcept {
+        if (bf16() == bf16_unit::tile) return isa_level::x86_amx;
+        if (bf16() == bf16_unit::dot) return isa_level::x86_zen4;
+        return kernels() != nullptr ? kernels()->level : isa_level::baseline;
+    }
+
+    /// What multiplies bf16 keys and values.
+    [[nodiscard]] bf16_unit bf16() const noexcept {
+        return kernels() != nullptr ? bf16_unit_of(at_most) : bf16_unit::fma;
+    }
+
+    /// The kernels chosen; null where none run here.
+    [[nodiscard]] kernel_table const* kernels() const noexcept {
+        kernel_table const* best = nullptr;
+        for (kernel_table const* const* at = butterfly_kernels; *at != nullptr; ++at) {
+            isa_level const level = (*at)->level;
+            if (level > at_most || !backend::available(level)) continue;
+            if (best == nullptr || level > best->level) best = *at;
+        }
+        return best;
+    }
+};
+
+static_assert(host_policy<host>);
+
+/// A codec of the user's: its decode and encode, compiled here.
+template <quant::decoder Codec>
+[[nodiscard]] bound_codec bind_codec(host const& policy, Codec const&) noexcept {
+    kernel_table const* const k = policy.kernels();
+    return {&vec::foreign_ops<isa::current, Codec>, k != nullptr ? k->name : "host"};
+}
+
+/// A raw codec: the kernels' own functions.
+template <class T>
+[[nodiscard]] bound_codec bind_codec(host const& policy, quant::raw<T> const&) noexcept {
+    constexpr codec_id id       = std::is_same_v<T, float>     ? codec_id::raw_f32
+                                  : std::is_same_v<T, float16> ? codec_id::raw_f16
+                                                               : codec_id::raw_bf16;
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::raw<T>>, "host"};
+    return {k->raw_ops(id, policy.bf16()), k->name};
+}
+
+[[nodiscard]] inline support supports(host const& policy, problem const& p) {
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {false, "host: no linked kernels run on this CPU, or none up to at_most"};
+    std::string reason = on_host::decline(policy.executor, p, k->name);
+    return {reason.empty(), reason};
+}
+
+/// Names the kernels chosen, their class, its block shapes and the threads.
+[[nodiscard]] inline std::string explain(host const& policy, problem const& p) {
+    if (support const s = supports(policy, p); !s) return "declined: " + s.reason;
+    std::array<char, 256> plan;
+    policy.kernels()->explain(p, plan);
+    return policy.name() + ": " + plan.data() + ", " + policy.executor.name();
+}
+
+/// Scratch bytes of a call with these problems; a span in options.workspace of problem 0 serves all of them.
+[[nodiscard]] inline index_t workspace_bytes(host const& policy, std::span<problem const> problems) noexcept {
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return 0;
+    int const threads          = policy.executor.threads();
+    kernel_scratch const bytes = k->scratch(threads, problems);
+    return bytes.each * threads + bytes.room + on_host::scratch_alignment;
+}
+
+inline void run(host const& policy, std::span<problem const> problems) {
+    if (problems.empty()) return;
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) detail::fail<backend_error>(supports(policy, problems[0]).reason);
+    int const threads          = policy.executor.threads();
+    kernel_scratch const bytes = k->scratch(threads, problems);
+    on_host::workspace const memory(policy.executor, problems[0].options.workspace, bytes.each * threads + bytes.room);
+    k->run(policy.executor, problems, memory.data(), bytes);
+}
+
+} // namespace butterfly::backend
