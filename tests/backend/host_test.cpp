@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: MIT
+#include <butterfly/backend/host.hpp>
+#include <butterfly/backend/scalar.hpp>
+#include <butterfly/cache/attend.hpp>
+#include <butterfly/cache/compressed_kv_cache.hpp>
+#include <butterfly/sdpa/dense_sdpa.hpp>
+#include <butterfly/topology/window.hpp>
+
+#include "backend/check_laws.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace bf = butterfly;
+using bf::backend::bf16_unit;
+using bf::backend::isa_level;
+
+namespace {
+
+/// A policy for each level that this CPU has.
+std::vector<bf::backend::host> policies() {
+    std::vector<bf::backend::host> all;
+    for (isa_level const level :
+         {isa_level::baseline, isa_level::x86_v3, isa_level::x86_v4, isa_level::x86_zen4, isa_level::x86_amx}) {
+        bf::backend::host const policy{.at_most = level};
+        if (policy.level() == level) all.push_back(policy);
+    }
+    return all;
+}
+
+} // namespace
+
+TEST_CASE("host keeps the laws at every level", "[backend]") {
+    for (bf::backend::host const& policy : policies()) {
+        DYNAMIC_SECTION(policy.name()) {
+            test::check_laws(policy, {.seed = 1, .brief = true, .stream_rows = 16});
+        }
+    }
+}
+
+TEST_CASE("host takes the best level that is allowed", "[backend]") {
+    auto const all = policies();
+    REQUIRE(all.size() >= 1);
+    REQUIRE(all[0].kernels()->level == isa_level::baseline);
+    for (bf::backend::host const& policy : all) {
+        CAPTURE(policy.name());
+        REQUIRE(policy.available());
+        REQUIRE(policy.kernels()->level <= policy.at_most);
+        REQUIRE(std::string(policy.kernels()->name) == name_of(policy.kernels()->level));
+        std::string const unit = policy.bf16() == bf16_unit::fma ? "" : std::string(", bf16 ") + name_of(policy.bf16());
+        REQUIRE(policy.name() == std::string("host (") + policy.kernels()->name + unit + ")");
+    }
+    // Every kernel level of this CPU is linked, so the best one is chosen.
+    isa_level const best = available(isa_level::x86_v4)   ? isa_level::x86_v4
+                           : available(isa_level::x86_v3) ? isa_level::x86_v3
+                                                          : isa_level::baseline;
+    REQUIRE(bf::backend::host{}.kernels()->level == best);
+    REQUIRE(bf::backend::host{}.bf16() == resolve(bf16_unit::best));
+    REQUIRE(bf::backend::host{}.level() == all.back().at_most);
+}
+
+TEST_CASE("a problem runs at the level it was bound for", "[backend]") {
+    auto data       = bf::testing::make_problem({.heads = 2, .tokens = 3, .head_dim = 8});
+    auto const keys = bf::pool(data.k.view(), data.v.view(), bf::visible::causal_prefix());
+    for (bf::backend::host const& bound_for : policies())
+        for (bf::backend::host const& run_by : policies()) {
+            CAPTURE(bound_for.name(), run_by.name());
+            auto const bound    = bf::make_problem(bound_for, data.q.view(), data.out.view(), {}, keys);
+            bf::problem const p = bound.problem();
+            bool const same     = bound_for.kernels() == run_by.kernels();
+            REQUIRE(supports(run_by, p).yes == same);
+            if (same) {
+                REQUIRE(explain(run_by, p).rfind(run_by.name() + ": stream class, ", 0) == 0);
+            } else {
+                REQUIRE(explain(run_by, p).rfind("declined: pool 0 was bound for ", 0) == 0);
+                REQUIRE_THROWS_AS(bf::attend(run_by, std::span<bf::problem const>(&p, 1)), bf::backend_error);
+            }
+        }
+}
+
+TEST_CASE("raw codecs are packed alike at every level", "[backend]") {
+    auto data          = bf::testing::make_problem({.heads = 2, .tokens = 70, .head_dim = 20, .seed = 3});
+    auto const read_by = [&](auto const& policy) {
+        bf::compressed_kv_cache<bf::raw_mix<bf::bfloat16>> cache(
+            {.kv_heads = 2, .head_dim = 20, .block_size = 8, .exact_window = 4, .max_tokens = 96});
+        bf::append(policy, cache, data.k.view(), data.v.view());
+        bf::heads_buffer<float> out({2, 70, 20});
+        bf::attend(bf::backend::scalar{}, data.q.view(), cache,
+                   bf::topology::row(bf::topology::window{.predecessors = 2}), out.view(), {.q_position = 0});
+        return out;
+    };
+    auto const wanted = read_by(bf::backend::scalar{});
+    for (bf::backend::host const& policy : policies()) {
+        CAPTURE(policy.name());
+        auto const found = read_by(policy);
+        for (bf::index_t h = 0; h < 2; ++h)
+            for (bf::index_t t = 0; t < 70; ++t) {
+                auto const a = found.view().row(h, t), b = wanted.view().row(h, t);
+                REQUIRE(std::equal(a.begin(), a.end(), b.begin()));
+            }
+    }
+}
+
+TEST_CASE("tables know raw codecs alone", "[backend]") {
+    for (bf::backend::host const& policy : policies())
+        for (bf16_unit const unit : {bf16_unit::best, bf16_unit::fma, bf16_unit::dot}) {
+            auto const ops = policy.kernels()->raw_ops;
+            REQUIRE(ops(bf::codec_id::raw_f32, unit) != nullptr);
+            REQUIRE(ops(bf::codec_id::raw_f16, unit) != nullptr);
+            REQUIRE(ops(bf::codec_id::raw_bf16, unit) != nullptr);
+            REQUIRE(ops(bf::codec_id::foreign, unit) == nullptr);
+        }
+}
+
+TEST_CASE("a text that is too long for its buffer is cut", "[backend]") {
+    auto data       = bf::testing::make_problem({.heads = 2, .tokens = 3, .head_dim = 8});
+    auto const keys = bf::pool(data.k.view(), data.v.view(), bf::visible::causal_prefix());
+    bf::backend::host const policy;
+    auto const bound = bf::make_problem(policy, data.q.view(), data.out.view(), {}, keys);
+    char text[8]     = "???????";
+    policy.kernels()->explain(bound.problem(), std::span<char>(text, 7));
+    REQUIRE(std::string(text) == "stream");
+    REQUIRE(text[7] == '\0');
+}
