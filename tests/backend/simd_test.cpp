@@ -34,7 +34,8 @@ TEST_CASE("simd keeps the laws with keys and values in f16", "[backend]") {
 }
 
 TEST_CASE("simd keeps the laws with keys and values in bf16, by every unit", "[backend]") {
-    for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot}) {
+    for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile,
+                            bf::backend::bf16_unit::emulated}) {
         if (!available(unit)) continue;
         DYNAMIC_SECTION(name_of(unit)) {
             check<bf::bfloat16>({.seed = 3, .brief = true}, unit);

@@ -15,6 +15,7 @@
 #include <butterfly/backend/simd/work_list.hpp>
 
 #include <algorithm>
+#include <concepts>
 #include <span>
 
 namespace butterfly::backend {
@@ -47,7 +48,8 @@ template <class Isa>
         index_t const dk = p.q.shape.head_dim;
         index_t const dv = p.out.shape.head_dim;
         most             = std::max(most, cut_problem<Isa>(p).stream ? stream_scratch<Isa>::bytes(dk, dv)
-                                                                     : tile_scratch<Isa>::bytes(dk, dv));
+                                                                     : tile_scratch::bytes(unit_of<Isa>(p), dk, dv,
+                                                                                           static_cast<bool>(p.options.mask.data)));
     }
     return most;
 }
@@ -59,16 +61,22 @@ template <class Isa>
     std::string text = c.stream ? "stream class, " : "tile class, ";
     text += std::to_string(c.tokens) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
     if (c.stream) return text + "keys and values read in place in spans of " + std::to_string(span_slots) + " slots";
-    return text + "strips of " + std::to_string(strip_rows<Isa>) + " rows x " + std::to_string(tile_slots) + " keys";
+    tile_unit const& unit = unit_of<Isa>(p);
+    return text + unit.name + ", strips of " + std::to_string(unit.strip) + " rows x " + std::to_string(tile_slots) +
+           " keys";
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace vec
 
 template <class Isa, quant::decoder Codec>
-[[nodiscard]] bound_codec bind_codec(simd<Isa> const&, Codec const& codec) noexcept {
+[[nodiscard]] bound_codec bind_codec([[maybe_unused]] simd<Isa> const& policy,
+                                     [[maybe_unused]] Codec const& codec) noexcept {
     using vec::simd_ops;
-    return {&simd_ops(Isa{}, codec), Isa::name()};
+    if constexpr (std::same_as<Codec, quant::raw<bfloat16>>)
+        return {&vec::bf16_ops<Isa>(resolve(policy.bf16)), Isa::name()};
+    else
+        return {&simd_ops(Isa{}, codec), Isa::name()};
 }
 
 template <class Isa>

@@ -22,7 +22,7 @@ namespace butterfly {
 inline constexpr int tile_slots = 64;
 
 /// Most query tokens of one row tile.
-inline constexpr int tile_tokens = 128;
+inline constexpr int tile_tokens = 256;
 
 /// "No boundary": the row_alignment of a visibility whose rows need not share a routing block.
 inline constexpr index_t no_alignment = std::numeric_limits<index_t>::max();

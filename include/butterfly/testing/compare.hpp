@@ -47,10 +47,10 @@ struct tolerance {
 }
 
 /// The row of units that multiply pairs of bf16 and sum in f32 (AVX512-BF16, AMX), where keys or values are bf16: that
-/// of f32, and queries and weights are rounded by 2^-9 of themselves.
+/// of f32, and queries and weights are rounded by 2^-8 of themselves.
 [[nodiscard]] constexpr tolerance tolerance_of_bf16_units() noexcept {
     tolerance t = tolerance_of(element_type::f32);
-    t.weights   = 0x1p-8; // of each weight 2^-9, and of their sum
+    t.weights   = 0x1p-7; // of each weight 2^-8, and of their sum
     t.queries   = 1.0;
     t.least     = 0x1p-126;
     return t;

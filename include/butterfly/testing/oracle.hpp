@@ -259,7 +259,7 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
                     double const size =
                         products + std::abs(weight) + std::abs(*edge) + std::abs(alibi) + std::abs(mask);
                     sizes              = std::max(sizes, size);
-                    double const moves = pool.keys.codec == codec_id::raw_bf16 ? 0x1p-9 * products : 0.0;
+                    double const moves = pool.keys.codec == codec_id::raw_bf16 ? 0x1p-8 * products : 0.0;
                     seen.push_back({s, moves, &values[at][slot]});
                 }
             }

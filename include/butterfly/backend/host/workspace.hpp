@@ -85,20 +85,23 @@ private:
     std::byte* data_ = nullptr;
 };
 
-/// Carves aligned arrays from a piece of scratch.
+/// Carves aligned arrays from a piece of scratch; without one it counts their bytes.
 class carver {
 public:
-    explicit carver(std::byte* data) noexcept : at_(data) {}
+    explicit carver(std::byte* data) noexcept : data_(data) {}
 
     template <class T>
     [[nodiscard]] T* take(index_t count) noexcept {
-        auto* const array = reinterpret_cast<T*>(at_);
-        at_ += scratch_bytes<T>(count);
+        auto* const array = data_ != nullptr ? reinterpret_cast<T*>(data_ + taken_) : nullptr;
+        taken_ += scratch_bytes<T>(count);
         return array;
     }
 
+    [[nodiscard]] index_t taken() const noexcept { return taken_; }
+
 private:
-    std::byte* at_;
+    std::byte* data_;
+    index_t taken_ = 0;
 };
 
 } // namespace butterfly::backend::on_host

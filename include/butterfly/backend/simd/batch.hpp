@@ -12,12 +12,6 @@
 #include <cstdint>
 #include <limits>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
-
 namespace butterfly::backend {
 namespace on_host {}
 namespace vec {
@@ -37,7 +31,7 @@ inline constexpr int lanes = static_cast<int>(f32<Isa>::size);
 
 /// Query rows of one strip of the tile class.
 template <class Isa>
-inline constexpr int strip_rows = Isa::score_vectors* lanes<Isa>;
+inline constexpr int strip_rows = Isa::strip_vectors* lanes<Isa>;
 
 inline constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 

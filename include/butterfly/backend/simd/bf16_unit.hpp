@@ -8,7 +8,7 @@
 //   tile       AMX: 16 x 16 outer products of pairs, summed in f32                AMX-BF16
 //   emulated   what `tile` computes, in portable code: for tests                  everywhere
 //
-// All but fma round queries and probabilities to bfloat16 (relative 2^-9, what the stored keys and values have already
+// All but fma round queries and probabilities to bfloat16 (relative 2^-8, what the stored keys and values have already
 // been rounded by) and treat subnormals as zero. Sums are f32 in all of them.
 
 #include <butterfly/backend/simd/cpu.hpp>

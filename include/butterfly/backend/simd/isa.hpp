@@ -6,11 +6,11 @@
 // A tag answers: name(), supported() (this translation unit's flags allow it), available() (this CPU has it), and how a
 // register block is shaped. The shapes leave room for the operands: accumulators + one operand row + one broadcast.
 //
-//              lanes  registers  scores: rows x keys       values: rows x columns       stream: value rows at a time
-//   baseline     4       16      2 vectors x 4 =  8 acc    4 rows x 2 vectors =  8 acc     2
-//   neon         4       32      3 vectors x 8 = 24 acc    6 rows x 4 vectors = 24 acc     4
-//   x86_v3       8       16      3 vectors x 4 = 12 acc    6 rows x 2 vectors = 12 acc     2
-//   x86_v4      16       32      3 vectors x 8 = 24 acc    6 rows x 4 vectors = 24 acc     4
+//              lanes  registers  products: rows x values          stream: value rows at a time
+//   baseline     4       16      2 vectors x 4 =  8 acc           2
+//   neon         4       32      3 vectors x 8 = 24 acc           4
+//   x86_v3       8       16      3 vectors x 4 = 12 acc           2
+//   x86_v4      16       32      3 vectors x 8 = 24 acc           4
 
 #include <butterfly/backend/simd/cpu.hpp>
 
@@ -20,10 +20,15 @@
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 #include <xsimd/xsimd.hpp>
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
-#else
-#include <xsimd/xsimd.hpp>
 #endif
 
 // Everything under backend/simd stands in an inline namespace named after the flags its text depends on, so that
@@ -52,7 +57,7 @@ struct baseline {
 #else
     using arch = xsimd::sse2;
 #endif
-    static constexpr int score_vectors = 2, score_keys = 4, value_rows = 4, value_vectors = 2, stream_keys = 2;
+    static constexpr int strip_vectors = 2, block_height = 4, stream_keys = 2;
 
     [[nodiscard]] static constexpr char const* name() noexcept {
         return "baseline";
@@ -68,7 +73,7 @@ struct baseline {
 #if defined(__aarch64__)
 /// AArch64 with Advanced SIMD.
 struct neon : baseline {
-    static constexpr int score_vectors = 3, score_keys = 8, value_rows = 6, value_vectors = 4, stream_keys = 4;
+    static constexpr int strip_vectors = 3, block_height = 8, stream_keys = 4;
 
     [[nodiscard]] static constexpr char const* name() noexcept { return "neon"; }
 };
@@ -79,7 +84,7 @@ using current = neon;
 /// AVX2, FMA and F16C: x86-64-v3.
 struct x86_v3 {
     using arch                         = xsimd::avx2;
-    static constexpr int score_vectors = 3, score_keys = 4, value_rows = 6, value_vectors = 2, stream_keys = 2;
+    static constexpr int strip_vectors = 3, block_height = 4, stream_keys = 2;
 
     [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v3"; }
     [[nodiscard]] static constexpr bool supported() noexcept { return true; }
@@ -92,7 +97,7 @@ struct x86_v3 {
 /// AVX-512 F, BW, DQ and VL: x86-64-v4.
 struct x86_v4 {
     using arch                         = xsimd::avx512bw;
-    static constexpr int score_vectors = 3, score_keys = 8, value_rows = 6, value_vectors = 4, stream_keys = 4;
+    static constexpr int strip_vectors = 3, block_height = 8, stream_keys = 4;
 
     [[nodiscard]] static constexpr char const* name() noexcept { return "x86_v4"; }
     [[nodiscard]] static constexpr bool supported() noexcept { return true; }

@@ -10,6 +10,7 @@
 
 #include <butterfly/backend/host/logits.hpp>
 #include <butterfly/backend/host/rows.hpp>
+#include <butterfly/backend/simd/fma_unit.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>
 #include <butterfly/sdpa/softmax_state.hpp>
 
@@ -26,9 +27,31 @@ inline constexpr int stream_rows = 16;
 /// Slots of one span of the stream class: partial results of spans are combined in slot order.
 inline constexpr index_t span_slots = 4096;
 
-/// Query rows an item of the tile class aims at: strips that share decoded keys and values.
+/// Items a call should have before they grow: enough to deal evenly among some dozen threads.
+inline constexpr index_t enough_items = 64;
+
+[[nodiscard]] inline simd_codec_ops const& ops_of(storage_ref const& s) noexcept {
+    return *static_cast<simd_codec_ops const*>(s.ops);
+}
+
+/// The unit of the tile class: the one all keys and values of a problem are kept for, else f32. Asks for types, so that
+/// a problem whose storages were not bound will do.
 template <class Isa>
-inline constexpr int item_rows = std::max(2 * strip_rows<Isa>, 96);
+[[nodiscard]] tile_unit const& unit_of(problem const& p) noexcept {
+    auto const unit              = [](storage_ref const& s) { return s.ops != nullptr ? ops_of(s).tile : nullptr; };
+    tile_unit const* const first = unit(p.pools[0].keys);
+    for (int i = 0; i < p.pool_count; ++i)
+        if (unit(p.pools[i].keys) != first || unit(p.pools[i].values) != first) return fma_unit<Isa>;
+    return first != nullptr ? *first : fma_unit<Isa>;
+}
+
+/// Rows an item of the tile class aims at: whole strips, as many as a unit likes where that leaves enough items, and
+/// about 96 at least. How rows are grouped changes no bit.
+[[nodiscard]] inline int item_rows(tile_unit const& unit, index_t all_rows) noexcept {
+    int rows = unit.rows;
+    while (rows % (2 * unit.strip) == 0 && rows >= 192 && all_rows < rows * enough_items) rows /= 2;
+    return rows;
+}
 
 /// How one problem is cut into row tiles and head chunks.
 struct cut {
@@ -81,7 +104,7 @@ template <class Isa>
     index_t const group = rows_apart ? 1 : p.group();
     index_t const most  = std::min(p.tokens(), c.alignment);
     c.stream            = most <= stream_rows / std::min<index_t>(group, stream_rows);
-    int const aim       = c.stream ? stream_rows : item_rows<Isa>;
+    int const aim       = c.stream ? stream_rows : item_rows(unit_of<Isa>(p), p.heads() * p.tokens());
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
     c.chunks            = p.heads() / group * detail::ceil_div(group, c.chunk);
@@ -190,10 +213,6 @@ void load_mask(problem const& p, index_t head, index_t token, key_tile const& ti
 /// Whether logits of this problem need more than scale and per-key bias.
 [[nodiscard]] inline bool has_row_bias(problem const& p) noexcept {
     return static_cast<bool>(p.options.alibi_slopes) || static_cast<bool>(p.options.mask.data);
-}
-
-[[nodiscard]] inline simd_codec_ops const& ops_of(storage_ref const& s) noexcept {
-    return *static_cast<simd_codec_ops const*>(s.ops);
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

@@ -11,7 +11,11 @@
 // argument-dependent lookup.
 
 #include <butterfly/backend/host/codec_ops.hpp>
+#include <butterfly/backend/simd/amx_unit.hpp>
 #include <butterfly/backend/simd/batch.hpp>
+#include <butterfly/backend/simd/bf16_unit.hpp>
+#include <butterfly/backend/simd/dot_unit.hpp>
+#include <butterfly/backend/simd/tile_unit.hpp>
 #include <butterfly/sdpa/problem.hpp>
 
 #include <algorithm>
@@ -63,6 +67,8 @@ struct simd_codec_ops {
     void (*score)(key_rows const&, stream_queries, float* scores) noexcept;
     /// out[r * stride + d] += sum over listed keys j of weights[r * tile_slots + j] * row_j[d].
     void (*accumulate)(value_rows const&, float const* weights, int query_rows, float* out, index_t stride) noexcept;
+    /// What multiplies packed rows in the tile class; null: they are decoded to f32.
+    tile_unit const* tile = nullptr;
 };
 
 inline namespace BUTTERFLY_ISA_NAMESPACE {
@@ -181,6 +187,23 @@ void accumulate_raw(value_rows const& v, float const* weights, int query_rows, f
 template <class Isa, class T>
 inline constexpr simd_codec_ops raw_ops{
     {&decode_raw<Isa, T>, host::encode_function<quant::raw<T>>()}, &score_raw<Isa, T>, &accumulate_raw<Isa, T>};
+
+/// Rows of bfloat16, multiplied by a unit of the tile class.
+template <class Isa, tile_unit const& Unit>
+inline constexpr simd_codec_ops bf16_ops_of{{&decode_raw<Isa, bfloat16>, host::encode_function<quant::raw<bfloat16>>()},
+                                            &score_raw<Isa, bfloat16>,
+                                            &accumulate_raw<Isa, bfloat16>,
+                                            &Unit};
+
+template <class Isa>
+[[nodiscard]] simd_codec_ops const& bf16_ops(bf16_unit unit) noexcept {
+    if (unit == bf16_unit::emulated) return bf16_ops_of<Isa, emulated_unit>;
+#if defined(__x86_64__)
+    if (unit == bf16_unit::dot) return bf16_ops_of<Isa, dot_unit>;
+    if (unit == bf16_unit::tile) return bf16_ops_of<Isa, amx_unit>;
+#endif
+    return raw_ops<Isa, bfloat16>;
+}
 
 template <class Isa, quant::decoder Codec>
 inline constexpr simd_codec_ops foreign_ops{

@@ -1,65 +1,80 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The tile class: attention of many query rows, the keys decoded once per row tile.
+// The tile class: attention of many query rows, keys and values packed once per item.
 //
-//   for each key tile the pools show:   decode K and V (once for all strips)
-//       for each strip of rows:         S = K Q;  logits;  online softmax;  O += S V
+//   for each key tile the pools show:   pack K and V (once for all strips)
+//       for each strip of rows:         S = K Q^T;  logits;  online softmax;  O^T = O^T * factor + V^T P^T
 //
-// equals attend_row (backend/scalar.hpp), up to summation order. Scores stay in L1, decoded tiles in L2. A key tile
-// that a row does not see adds exact zeros to it, so a row's result does not depend on the rows beside it.
+// equals attend_row (backend/scalar.hpp), up to summation order. A unit (tile_unit.hpp) multiplies; scores stay in L1,
+// packed tiles in L2. A strip skips the tiles that none of its rows sees and masks only those that not all of them see;
+// a key that a row does not see adds exact zeros to it, so a row's result does not depend on the rows beside it.
+//
+// The softmax runs in base 2: weight = 2^(c s - base) with c = scale * log2(e), one FMA before the power. A row is
+// rescaled only once its maximum has grown by `slack` binary digits, so weights reach 2^slack and most tiles rescale
+// nothing.
 
 #include <butterfly/backend/host/workspace.hpp>
+#include <butterfly/backend/simd/exp2.hpp>
 #include <butterfly/backend/simd/item.hpp>
-#include <butterfly/backend/simd/tile_kernels.hpp>
+#include <butterfly/backend/simd/transpose.hpp>
+
+#include <cstring>
+#include <numbers>
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
 /// One thread's memory of the tile class.
-template <class Isa>
 struct tile_scratch {
-    float* queries;  // [strips][head_dim][strip], times scale
-    float* keys;     // [tile_slots][key_stride]
-    float* values;   // [tile_slots][value_stride]
-    float* scores;   // [tile_slots][strip]
-    float* out;      // [strips * strip][value_stride]
-    float* max;      // [strips * strip]
-    float* sum;      // [strips * strip]
-    float* factor;   // [strip]
-    float* begin;    // [strips * strip]: rows see keys [begin, end) of a partial tile
-    float* end;      // [strips * strip]
-    float* slope;    // [strips * strip]: ALiBi
-    float* position; // [strips * strip]: relative to the item's first
-    float* mask;     // [strips * strip][tile_slots]: the additive mask of a tile
+    std::uint32_t* queries; // [strips][head_dim or pairs of it][strip]
+    std::uint32_t* keys;    // a tile, as the unit packs it
+    std::uint32_t* values;  // a tile, as the unit packs it
+    float* scores;          // [tile_slots][strip]; weights take their place
+    float* out;             // [strips][columns][strip]
+    float* base;            // [rows]: weights are 2^(logit - base), logits in units of log2(e)
+    float* sum;             // [rows]
+    float* factor;          // [strip]
+    float* begin;           // [rows]: rows see keys [begin, end) of a partial tile
+    float* end;             // [rows]
+    float* slope;           // [rows]: ALiBi
+    float* position;        // [rows]: relative to the item's first
+    float* mask;            // [rows][tile_slots]: the additive mask of a tile
+    float* rows;            // [16][head_dim]: rows on their way in and out
 
-    static constexpr int rows = static_cast<int>(detail::round_up(item_rows<Isa>, strip_rows<Isa>));
+    static constexpr int rows_at_once = 16;
 
-    [[nodiscard]] static constexpr index_t padded(index_t n) noexcept { return detail::round_up(n, lanes<Isa>); }
-
-    [[nodiscard]] static index_t bytes(index_t dk, index_t dv) noexcept {
-        return host::scratch_bytes<float>(rows * dk) + host::scratch_bytes<float>(tile_slots * dk) +
-               host::scratch_bytes<float>(tile_slots * padded(dv)) +
-               host::scratch_bytes<float>(tile_slots * strip_rows<Isa>) +
-               host::scratch_bytes<float>(rows * padded(dv)) + 6 * host::scratch_bytes<float>(rows) +
-               host::scratch_bytes<float>(rows * tile_slots) + host::scratch_bytes<float>(strip_rows<Isa>);
+    [[nodiscard]] static index_t bytes(tile_unit const& unit, index_t dk, index_t dv, bool masked) noexcept {
+        tile_scratch nothing;
+        return nothing.carve(unit, dk, dv, masked, nullptr);
     }
 
-    tile_scratch(index_t dk, index_t dv, std::byte* memory) noexcept {
+    tile_scratch(tile_unit const& unit, index_t dk, index_t dv, bool masked, std::byte* memory) noexcept {
+        carve(unit, dk, dv, masked, memory);
+    }
+
+    /// Words of the queries of a strip.
+    [[nodiscard]] static index_t query_words(tile_unit const& unit, index_t dk) noexcept {
+        return detail::round_up(dk, operand_step) / unit.pairs * unit.strip;
+    }
+
+private:
+    tile_scratch() noexcept = default;
+
+    /// Places the arrays; returns their bytes.
+    index_t carve(tile_unit const& unit, index_t dk, index_t dv, bool masked, std::byte* memory) noexcept {
         host::carver c(memory);
-        queries  = c.take<float>(rows * dk);
-        keys     = c.take<float>(tile_slots * dk);
-        values   = c.take<float>(tile_slots * padded(dv));
-        scores   = c.take<float>(tile_slots * strip_rows<Isa>);
-        out      = c.take<float>(rows * padded(dv));
-        max      = c.take<float>(rows);
-        sum      = c.take<float>(rows);
-        begin    = c.take<float>(rows);
-        end      = c.take<float>(rows);
-        slope    = c.take<float>(rows);
-        position = c.take<float>(rows);
-        factor   = c.take<float>(strip_rows<Isa>);
-        mask     = c.take<float>(rows * tile_slots);
+        index_t const strips = unit.rows / unit.strip;
+        queries              = c.take<std::uint32_t>(strips * query_words(unit, dk));
+        keys                 = c.take<std::uint32_t>(operand_words(dk));
+        values               = c.take<std::uint32_t>(operand_words(dv));
+        scores               = c.take<float>(tile_slots * unit.strip);
+        out                  = c.take<float>(unit.rows * column_rows(dv));
+        for (float** array : {&base, &sum, &begin, &end, &slope, &position}) *array = c.take<float>(unit.rows);
+        factor = c.take<float>(unit.strip);
+        rows   = c.take<float>(rows_at_once * std::max(dk, dv));
+        mask   = c.take<float>(masked ? unit.rows * tile_slots : 0);
+        return c.taken();
     }
 };
 
@@ -68,11 +83,13 @@ template <class Isa>
 class tile_attention {
 public:
     tile_attention(problem const& p, item const& i, std::byte* memory) noexcept
-        : p_(p), i_(i), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim), stride_(tile_scratch<Isa>::padded(dv_)),
-          at_(dk_, dv_, memory) {}
+        : p_(p), i_(i), unit_(unit_of<Isa>(p)), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
+          masked_(static_cast<bool>(p.options.mask.data)), adjusted_(is_adjusted(p)),
+          at_(unit_, dk_, dv_, masked_, memory) {}
 
     void run() noexcept {
         start();
+        if (unit_.start != nullptr) unit_.start();
         for (int k = 0; k < p_.pool_count; ++k) {
             pool_ref const& pool = p_.pools[k];
             row_tile const rows  = rows_of(p_, pool, i_);
@@ -81,74 +98,169 @@ public:
             while (pool.visibility.next(pool.visibility.state, p_, k, rows, {0, no_alignment}, cursor, tile))
                 visit(pool, tile);
         }
+        if (unit_.stop != nullptr) unit_.stop();
         finish();
     }
 
 private:
-    static constexpr int strip = strip_rows<Isa>;
-    using vector               = f32<Isa>;
+    using vector = f32<Isa>;
 
-    [[nodiscard]] int strips() const noexcept { return (i_.rows() + strip - 1) / strip; }
-    [[nodiscard]] int rows_in(int s) const noexcept { return std::min(strip, i_.rows() - s * strip); }
+    /// Binary digits by which a maximum may grow before its row is rescaled.
+    static constexpr float slack = 8.0F;
+
+    /// Keys of a tile that a strip works on.
+    struct strip_keys {
+        int first, end;  // between them is every key that some row sees
+        bool all;        // every row sees all of them
+        float to_base_2; // from a score, or an adjusted logit, to units of log2(e)
+    };
+
+    /// Whether logits are more than scaled products.
+    [[nodiscard]] static bool is_adjusted(problem const& p) noexcept {
+        bool biased = p.options.soft_cap > 0.0F || has_row_bias(p) || !(p.options.scale > 0.0F);
+        for (int k = 0; k < p.pool_count; ++k) biased |= static_cast<bool>(p.pools[k].log_weights);
+        return biased;
+    }
+
+    [[nodiscard]] int strip() const noexcept { return unit_.strip; }
+    [[nodiscard]] int strips() const noexcept { return (i_.rows() + strip() - 1) / strip(); }
+    [[nodiscard]] int rows_in(int s) const noexcept { return std::min(strip(), i_.rows() - s * strip()); }
     [[nodiscard]] index_t token(int row) const noexcept { return i_.first + row / i_.heads; }
     [[nodiscard]] index_t head(int row) const noexcept { return i_.head + row % i_.heads; }
+    [[nodiscard]] index_t origin() const noexcept { return detail::position_of(p_, i_.first); }
+    [[nodiscard]] std::uint32_t* queries(int s) const noexcept {
+        return at_.queries + s * tile_scratch::query_words(unit_, dk_);
+    }
+    [[nodiscard]] float* out(int s) const noexcept { return at_.out + s * strip() * column_rows(dv_); }
 
-    // Queries, transposed and scaled; empty states.
+    // Queries into lanes; empty states.
     void start() noexcept {
-        int const padded = strips() * strip;
-        std::fill_n(at_.queries, padded * dk_, 0.0F);
-        std::fill_n(at_.out, padded * stride_, 0.0F);
-        std::fill_n(at_.max, padded, minus_infinity);
+        int const padded = strips() * strip();
+        std::memset(at_.queries, 0, static_cast<std::size_t>(strips() * tile_scratch::query_words(unit_, dk_)) * 4);
+        std::fill_n(at_.out, padded * column_rows(dv_), 0.0F);
+        std::fill_n(at_.base, padded, minus_infinity);
         std::fill_n(at_.sum, padded, 0.0F);
         std::fill_n(at_.slope, padded, 0.0F);
         std::fill_n(at_.position, padded, 0.0F);
-        if (stride_ != dv_) std::fill_n(at_.values, tile_slots * stride_, 0.0F);
+        if (unit_.pack_values == nullptr) std::memset(at_.values, 0, static_cast<std::size_t>(operand_words(dv_)) * 4);
+        for (int s = 0; s < strips(); ++s)
+            for (int r = 0; r < rows_in(s); r += tile_scratch::rows_at_once)
+                load_queries(s, r, std::min(tile_scratch::rows_at_once, rows_in(s) - r));
+
         auto const* const slopes = host_pointer<float const>(p_.options.alibi_slopes);
+        if (slopes == nullptr) return;
         for (int r = 0; r < i_.rows(); ++r) {
-            float* const row = at_.keys; // free until the first tile
-            host::load_row(p_.q, head(r), token(r), row);
-            float* const to = at_.queries + (r / strip) * dk_ * strip + r % strip;
-            for (index_t d = 0; d < dk_; ++d) to[d * strip] = row[d] * p_.options.scale;
-            if (slopes != nullptr) {
-                at_.slope[r]    = slopes[head(r)];
-                at_.position[r] = static_cast<float>(detail::position_of(p_, token(r)) - origin());
+            at_.slope[r]    = slopes[head(r)];
+            at_.position[r] = static_cast<float>(detail::position_of(p_, token(r)) - origin());
+        }
+    }
+
+    /// Rows [r, r + count) of a strip.
+    void load_queries(int s, int r, int count) noexcept {
+        for (int i = 0; i < count; ++i) {
+            int const row = s * strip() + r + i;
+            host::load_row(p_.q, head(row), token(row), at_.rows + i * dk_);
+        }
+        if (unit_.pairs == 1)
+            return transpose(at_.rows, dk_, count, dk_, reinterpret_cast<float*>(queries(s)) + r, strip());
+        for (int i = 0; i < count; ++i) {
+            float const* const row  = at_.rows + i * dk_;
+            std::uint32_t* const to = queries(s) + r + i;
+            for (index_t d = 0; d < dk_; d += 2) {
+                std::uint32_t const low  = detail::to_bfloat16_bits(row[d]);
+                std::uint32_t const high = d + 1 < dk_ ? detail::to_bfloat16_bits(row[d + 1]) : 0U;
+                to[d / 2 * strip()]      = low | high << 16;
             }
         }
     }
 
-    [[nodiscard]] index_t origin() const noexcept { return detail::position_of(p_, i_.first); }
-
     void visit(pool_ref const& pool, key_tile const& tile) noexcept {
         std::uint64_t const weightless = weightless_keys(pool, tile);
         std::uint64_t const seen       = visible_keys(tile, i_.tokens) & ~weightless;
-        if (seen == 0 || (p_.options.mask.data && masked_out(tile))) return;
+        if (seen == 0 || (masked_ && masked_out(tile))) return;
         int const first = std::countr_zero(seen);
         int const end   = tile_slots - std::countl_zero(seen);
 
+        std::byte const* key_rows[tile_slots];
         std::byte const* rows[tile_slots];
-        gather_rows(pool.keys, i_.kv_head, tile, rows);
-        ops_of(pool.keys).base.decode(pool.keys.codec_state, rows + first, end - first, dk_, at_.keys + first * dk_,
-                                      dk_);
+        gather_rows(pool.keys, i_.kv_head, tile, key_rows);
+        pack_keys(pool.keys, key_rows, first, end);
         gather_rows(pool.values, i_.kv_head, tile, rows);
-        ops_of(pool.values)
-            .base.decode(pool.values.codec_state, rows + first, end - first, dv_, at_.values + first * stride_,
-                         stride_);
-        bool const runs   = tile.bits == nullptr || find_runs(tile);
-        bool const all    = tile.bits == nullptr && !p_.options.mask.data && weightless == 0; // seen by all rows
-        bool const finite = all || all_finite(first, end);
+        pack_values(pool.values, rows, first, end);
+        bool const runs     = tile.bits == nullptr || find_runs(tile);
+        bool const some     = tile.bits != nullptr || masked_ || weightless != 0; // not all rows see all keys
+        bool const finite   = !some || all_finite(rows, first, end);
+        bool const adjusted = adjusted_ || tile.bias != nullptr;
 
         for (int s = 0; s < strips(); ++s) {
-            score_strip<Isa>(at_.queries + s * dk_ * strip, rows_in(s), at_.keys, dk_, first, end, dk_, at_.scores);
-            adjust(pool, tile, s, first, end);
-            if (tile.bits != nullptr) runs ? hide_runs(s, first, end) : hide_bits(tile, s, first, end);
+            strip_keys keys = keys_of(tile, weightless, s);
+            fetch_next(pool, tile, key_rows, rows, s);
+            if (keys.first >= keys.end) continue;
+            keys.to_base_2 = (adjusted ? 1.0F : p_.options.scale) * std::numbers::log2e_v<float>;
+            unit_.score(at_.keys, keys.first, keys.end, dk_, queries(s), rows_in(s), at_.scores);
+            if (adjusted) adjust(pool, tile, s, keys);
+            if (!keys.all) runs ? hide_runs(s, keys) : hide_bits(tile, s, keys);
             // Where every weight is 0 there is nothing to add, but what is not finite: 0 * inf is NaN for who sees it.
-            if (!soften(s, first, end) && (all ? all_finite(first, end) : finite)) continue;
+            bool rescale   = false;
+            bool const any = unit_.pairs == 1 ? soften<1>(s, keys, rescale) : soften<2>(s, keys, rescale);
+            if (!any && (some ? finite : all_finite(rows, first, end))) continue;
+            float const* const factor = rescale ? at_.factor : nullptr;
             if (finite)
-                accumulate_strip<Isa>(at_.scores, rows_in(s), at_.values, first, end, at_.out + s * strip * stride_,
-                                      stride_);
+                unit_.accumulate(at_.values, keys.first, keys.end, dv_, weights(), rows_in(s), factor, out(s));
             else
-                accumulate_seen(tile, weightless, s, first, end);
+                accumulate_seen(pool.values, rows, tile, weightless, s, keys, factor);
         }
+    }
+
+    [[nodiscard]] std::uint32_t* weights() const noexcept { return reinterpret_cast<std::uint32_t*>(at_.scores); }
+
+    void pack_keys(storage_ref const& keys, std::byte const* const* rows, int first, int end) noexcept {
+        if (unit_.pack_keys != nullptr) return unit_.pack_keys(rows, first, end, dk_, at_.keys);
+        index_t const stride = operand_stride(dk_);
+        ops_of(keys).base.decode(keys.codec_state, rows + first, end - first, dk_,
+                                 reinterpret_cast<float*>(at_.keys) + first * stride, stride);
+    }
+
+    void pack_values(storage_ref const& values, std::byte const* const* rows, int first, int end) noexcept {
+        if (unit_.pack_values != nullptr) return unit_.pack_values(rows, first, end, dv_, at_.values);
+        index_t const stride = operand_stride(dv_);
+        ops_of(values).base.decode(values.codec_state, rows + first, end - first, dv_,
+                                   reinterpret_cast<float*>(at_.values) + first * stride, stride);
+    }
+
+    /// Fetches a strip's part of the rows after a run into the second cache: what is packed next, if it comes next.
+    void fetch_next(pool_ref const& pool,
+                    key_tile const& tile,
+                    std::byte const* const* keys,
+                    std::byte const* const* values,
+                    int s) const noexcept {
+        if (tile.slots != nullptr) return;
+        auto const fetch = [&](storage_ref const& from, index_t head_dim, std::byte const* row) {
+            index_t const bytes = std::min(head_dim * 4, std::abs(from.slot_stride));
+            row += tile.count * from.slot_stride;
+            for (index_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+        };
+        for (int j = tile.count * s / strips(); j < tile.count * (s + 1) / strips(); ++j) {
+            fetch(pool.keys, dk_, keys[j]);
+            fetch(pool.values, dv_, values[j]);
+        }
+    }
+
+    /// What a strip sees of a tile.
+    [[nodiscard]] strip_keys keys_of(key_tile const& tile, std::uint64_t weightless, int s) const noexcept {
+        std::uint64_t any = detail::bit_range(0, tile.count), all = any;
+        if (tile.bits != nullptr) {
+            int const last = (s * strip() + rows_in(s) - 1) / i_.heads;
+            any            = 0;
+            for (int t = s * strip() / i_.heads; t <= last; ++t) {
+                any |= tile.bits[t];
+                all &= tile.bits[t];
+            }
+        }
+        any &= ~weightless;
+        if (any == 0) return {0, 0, false, 0.0F};
+        int const first = std::countr_zero(any), end = tile_slots - std::countl_zero(any);
+        return {first, end, (detail::bit_range(first, end) & ~all) == 0, 0.0F};
     }
 
     /// Reads the mask of the tile; true where it hides the tile from every row.
@@ -166,34 +278,33 @@ private:
         return !any;
     }
 
-    // Soft cap, per-key bias, ALiBi, mask: the logit order of host/logits.hpp.
-    void adjust(pool_ref const& pool, key_tile const& tile, int s, int first, int end) noexcept {
+    // Scale, soft cap, per-key bias, ALiBi, mask: the logit order of host/logits.hpp.
+    void adjust(pool_ref const& pool, key_tile const& tile, int s, strip_keys const& keys) noexcept {
         bool const biased   = static_cast<bool>(pool.log_weights) || tile.bias != nullptr;
         float const cap     = p_.options.soft_cap;
         bool const alibi    = static_cast<bool>(p_.options.alibi_slopes);
         bool const any_bias = biased || alibi;
-        if (cap <= 0.0F && !any_bias && !p_.options.mask.data) return;
-        for (int j = first; j < end; ++j) {
+        for (int j = keys.first; j < keys.end; ++j) {
             float const bias = biased ? host::key_bias(pool, tile, j) : 0.0F;
             vector const key(alibi ? static_cast<float>(host::key_position(pool, tile.slot(j)) - origin()) : 0.0F);
             for (int r = 0; r < rows_in(s); r += lanes<Isa>) {
-                float* const at = at_.scores + j * strip + r;
-                vector x        = load_as<Isa>(at);
+                float* const at = at_.scores + j * strip() + r;
+                vector x        = load_as<Isa>(at) * vector(p_.options.scale);
                 if (cap > 0.0F) x = vector(cap) * tanh(x / vector(cap));
                 if (any_bias) {
-                    vector const slope    = load_as<Isa>(at_.slope + s * strip + r);
-                    vector const distance = key - load_as<Isa>(at_.position + s * strip + r);
+                    vector const slope    = load_as<Isa>(at_.slope + s * strip() + r);
+                    vector const distance = key - load_as<Isa>(at_.position + s * strip() + r);
                     x                     = x + (alibi ? fma(slope, distance, vector(bias)) : vector(bias));
                     if (bias == minus_infinity) x = vector(bias);
                 }
                 x.store_unaligned(at);
             }
         }
-        if (!p_.options.mask.data) return;
+        if (!masked_) return;
         for (int r = 0; r < rows_in(s); ++r) {
-            float const* const mask = at_.mask + (s * strip + r) * tile_slots;
-            for (int j = first; j < end; ++j) {
-                float& score = at_.scores[j * strip + r];
+            float const* const mask = at_.mask + (s * strip() + r) * tile_slots;
+            for (int j = keys.first; j < keys.end; ++j) {
+                float& score = at_.scores[j * strip() + r];
                 score        = mask[j] == minus_infinity ? minus_infinity : score + mask[j];
             }
         }
@@ -212,105 +323,164 @@ private:
         return true;
     }
 
-    void hide_runs(int s, int first, int end) noexcept {
+    void hide_runs(int s, strip_keys const& keys) noexcept {
         for (int r = 0; r < rows_in(s); r += lanes<Isa>) {
-            vector const begin = load_as<Isa>(at_.begin + s * strip + r);
-            vector const stop  = load_as<Isa>(at_.end + s * strip + r);
-            for (int j = first; j < end; ++j) {
-                float* const at = at_.scores + j * strip + r;
+            vector const begin = load_as<Isa>(at_.begin + s * strip() + r);
+            vector const stop  = load_as<Isa>(at_.end + s * strip() + r);
+            for (int j = keys.first; j < keys.end; ++j) {
+                float* const at = at_.scores + j * strip() + r;
                 vector const key(static_cast<float>(j));
                 xsimd::select(key >= begin && key < stop, load_as<Isa>(at), vector(minus_infinity)).store_unaligned(at);
             }
         }
     }
 
-    void hide_bits(key_tile const& tile, int s, int first, int end) noexcept {
+    void hide_bits(key_tile const& tile, int s, strip_keys const& keys) noexcept {
         for (int r = 0; r < rows_in(s); ++r) {
-            std::uint64_t const bits = tile.bits[(s * strip + r) / i_.heads];
-            for (int j = first; j < end; ++j)
-                if ((bits >> j & 1U) == 0U) at_.scores[j * strip + r] = minus_infinity;
+            std::uint64_t const bits = tile.bits[(s * strip() + r) / i_.heads];
+            for (int j = keys.first; j < keys.end; ++j)
+                if ((bits >> j & 1U) == 0U) at_.scores[j * strip() + r] = minus_infinity;
         }
     }
 
-    // Online softmax: scores become weights, what was accumulated is rescaled where a maximum moved. False where every
-    // score is hidden.
-    [[nodiscard]] bool soften(int s, int first, int end) noexcept {
-        bool any     = false;
-        bool rescale = false;
+    /// Online softmax: scores become weights of the unit's kind. `rescale`: some row's factor is not 1. False where
+    /// every score is hidden.
+    template <int Pairs>
+    [[nodiscard]] bool soften(int s, strip_keys const& keys, bool& rescale) noexcept {
+        bool any = false;
+        vector const to_base_2(keys.to_base_2);
         for (int r = 0; r < rows_in(s); r += lanes<Isa>) {
             float* const scores = at_.scores + r;
-            vector const old    = load_as<Isa>(at_.max + s * strip + r);
-            vector top          = old;
-            for (int j = first; j < end; ++j) top = xsimd::max(top, load_as<Isa>(scores + j * strip));
-            vector const base = xsimd::select(top == vector(minus_infinity), vector(0.0F), top); // all hidden so far
-            vector added(0.0F);
-            for (int j = first; j < end; ++j) {
-                vector const weight = exp(load_as<Isa>(scores + j * strip) - base);
-                weight.store_unaligned(scores + j * strip);
-                added = added + weight;
-            }
-            vector const factor = exp(old - base);
+            float* const base   = at_.base + s * strip() + r;
+            float* const sum    = at_.sum + s * strip() + r;
+            vector top(minus_infinity);
+            for (int j = keys.first; j < keys.end; ++j) top = xsimd::max(top, load_as<Isa>(scores + j * strip()));
+            top                = top * to_base_2;
+            vector const old   = load_as<Isa>(base);
+            vector const grown = xsimd::select(top > old + vector(slack), top, old);
+            vector const from =
+                xsimd::select(grown == vector(minus_infinity), vector(0.0F), grown); // all hidden so far
+            vector const added  = Pairs == 1 ? weigh(scores, keys, from) : weigh_pairs(scores, keys, from);
+            vector const factor = exp2<5>(old - from);
             factor.store_unaligned(at_.factor + r);
-            fma(load_as<Isa>(at_.sum + s * strip + r), factor, added).store_unaligned(at_.sum + s * strip + r);
-            top.store_unaligned(at_.max + s * strip + r);
+            fma(load_as<Isa>(sum), factor, added).store_unaligned(sum);
+            grown.store_unaligned(base);
             any |= xsimd::any(added != vector(0.0F));
-            rescale |= xsimd::any(top != old);
+            rescale |= xsimd::any(grown != old);
         }
-        if (rescale) rescale_rows(s);
         return any;
     }
 
-    void rescale_rows(int s) noexcept {
-        for (int r = 0; r < rows_in(s); ++r) {
-            if (at_.factor[r] == 1.0F) continue;
-            vector const factor(at_.factor[r]);
-            float* const row = at_.out + (s * strip + r) * stride_;
-            for (index_t d = 0; d < stride_; d += lanes<Isa>) (load_as<Isa>(row + d) * factor).store_unaligned(row + d);
+    [[nodiscard]] vector weigh(float* scores, strip_keys const& keys, vector const& base) const noexcept {
+        vector const to_base_2(keys.to_base_2);
+        vector added(0.0F);
+        for (int j = keys.first; j < keys.end; ++j) {
+            float* const at     = scores + j * strip();
+            vector const weight = exp2<5>(fma(load_as<Isa>(at), to_base_2, vector(0.0F) - base));
+            weight.store_unaligned(at);
+            added = added + weight;
         }
+        return added;
     }
 
-    [[nodiscard]] bool all_finite(int first, int end) const noexcept {
+    /// Weights of two keys to a word, in the place of the scores: pair j / 2 is written once keys j and j + 1 were
+    /// read.
+    [[nodiscard]] vector weigh_pairs(float* scores, strip_keys const& keys, vector const& base) const noexcept {
+        vector const to_base_2(keys.to_base_2);
+        int const from = detail::round_down(keys.first, 2), end = detail::round_up(keys.end, 2);
+        vector added(0.0F);
+        auto const weight = [&](int j) {
+            if (j < keys.first || j >= keys.end) return vector(0.0F);
+            return exp2<3>(fma(load_as<Isa>(scores + j * strip()), to_base_2, vector(0.0F) - base));
+        };
+        for (int j = from; j < end; j += 2) {
+            vector const low = weight(j), high = weight(j + 1);
+            added = added + (low + high);
+            bf16_pair(low, high).store_unaligned(reinterpret_cast<std::uint32_t*>(scores) + j / 2 * strip());
+        }
+        for (int j = detail::round_down(from, unit_.key_step); j < detail::round_up(end, unit_.key_step); j += 2)
+            if (j < from || j >= end) vector(0.0F).store_unaligned(scores + j / 2 * strip());
+        return added;
+    }
+
+    /// Whether the values of the keys [first, end) are finite, as the unit sees them.
+    [[nodiscard]] bool all_finite(std::byte const* const* rows, int first, int end) const noexcept {
+        if (unit_.pack_values != nullptr) {
+            bool finite = true;
+            for (int j = first; j < end; ++j)
+                for (index_t d = 0; d < dv_; ++d) {
+                    std::uint16_t bits = 0;
+                    std::memcpy(&bits, rows[j] + d * 2, sizeof bits);
+                    finite &= (bits & 0x7f80U) != 0x7f80U;
+                }
+            return finite;
+        }
         vector check(0.0F); // x * 0 is NaN where x is not finite
-        for (index_t at = first * stride_; at < end * stride_; at += lanes<Isa>)
-            check = fma(load_as<Isa>(at_.values + at), vector(0.0F), check);
+        auto const* const values = reinterpret_cast<float const*>(at_.values);
+        index_t const stride     = operand_stride(dv_);
+        for (int j = first; j < end; ++j)
+            for (index_t d = 0; d < dv_; d += lanes<Isa>)
+                check = fma(load_as<Isa>(values + j * stride + d), vector(0.0F), check);
         return xsimd::all(check == vector(0.0F));
     }
 
     // Row by row over the keys a row sees: a value that is not finite must not reach the others as 0 * inf.
-    void accumulate_seen(key_tile const& tile, std::uint64_t weightless, int s, int first, int end) noexcept {
-        for (int r = 0; r < rows_in(s); ++r) {
-            int const row            = s * strip + r;
-            std::uint64_t const bits = tile.bits != nullptr ? tile.bits[row / i_.heads] : ~std::uint64_t{0};
-            for (int j = first; j < end; ++j) {
-                if (((bits & ~weightless) >> j & 1U) == 0U) continue;
-                if (p_.options.mask.data && at_.mask[row * tile_slots + j] == minus_infinity) continue;
-                vector const weight(at_.scores[j * strip + r]);
-                float* const out = at_.out + row * stride_;
-                for (index_t d = 0; d < stride_; d += lanes<Isa>)
-                    fma(weight, load_as<Isa>(at_.values + j * stride_ + d), load_as<Isa>(out + d))
-                        .store_unaligned(out + d);
+    void accumulate_seen(storage_ref const& values,
+                         std::byte const* const* rows,
+                         key_tile const& tile,
+                         std::uint64_t weightless,
+                         int s,
+                         strip_keys const& keys,
+                         float const* factor) noexcept {
+        float* const out = this->out(s);
+        for (int r = 0; r < rows_in(s) && factor != nullptr; ++r)
+            for (index_t d = 0; d < dv_; ++d) out[d * strip() + r] *= factor[r];
+        for (int j = keys.first; j < keys.end; ++j) {
+            if ((weightless >> j & 1U) != 0U) continue;
+            ops_of(values).base.decode(values.codec_state, rows + j, 1, dv_, at_.rows, dv_);
+            for (int r = 0; r < rows_in(s); ++r) {
+                int const row = s * strip() + r;
+                if (tile.bits != nullptr && (tile.bits[row / i_.heads] >> j & 1U) == 0U) continue;
+                if (masked_ && at_.mask[row * tile_slots + j] == minus_infinity) continue;
+                float const weight = weight_of(j, r);
+                for (index_t d = 0; d < dv_; ++d) out[d * strip() + r] += weight * at_.rows[d];
             }
         }
+    }
+
+    [[nodiscard]] float weight_of(int j, int r) const noexcept {
+        if (unit_.pairs == 1) return at_.scores[j * strip() + r];
+        std::uint32_t word = 0;
+        std::memcpy(&word, at_.scores + j / 2 * strip() + r, sizeof word);
+        return std::bit_cast<float>(j % 2 == 0 ? word << 16 : word & 0xffff0000U);
     }
 
     void finish() noexcept {
         auto* const lse         = host_pointer<float>(p_.options.lse);
         auto const* const sinks = host_pointer<float const>(p_.options.sink_logits);
-        for (int r = 0; r < i_.rows(); ++r) {
-            softmax_state state{at_.max[r], at_.sum[r]};
-            if (lse != nullptr) lse[head(r) * p_.tokens() + token(r)] = state.lse();
-            float const rescale = sinks != nullptr ? state.push(sinks[head(r)]) : 1.0F;
-            host::store_row(p_.out, head(r), token(r), at_.out + r * stride_,
-                            state.empty() ? 0.0F : rescale / state.sum);
-        }
+        for (int s = 0; s < strips(); ++s)
+            for (int first = 0; first < rows_in(s); first += tile_scratch::rows_at_once) {
+                int const count = std::min(tile_scratch::rows_at_once, rows_in(s) - first);
+                transpose(out(s) + first, strip(), dv_, count, at_.rows, dv_);
+                for (int i = 0; i < count; ++i) {
+                    int const r = s * strip() + first + i;
+                    softmax_state state{at_.base[r] * std::numbers::ln2_v<float>, at_.sum[r]};
+                    if (lse != nullptr) lse[head(r) * p_.tokens() + token(r)] = state.lse();
+                    float const rescale = sinks != nullptr ? state.push(sinks[head(r)]) : 1.0F;
+                    host::store_row(p_.out, head(r), token(r), at_.rows + i * dv_,
+                                    state.empty() ? 0.0F : rescale / state.sum);
+                }
+            }
     }
 
     problem const& p_;
     item const i_;
+    tile_unit const& unit_;
     index_t const dk_;
     index_t const dv_;
-    index_t const stride_;
-    tile_scratch<Isa> at_;
+    bool const masked_;
+    bool const adjusted_;
+    tile_scratch at_;
 };
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
