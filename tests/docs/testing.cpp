@@ -26,9 +26,10 @@ int main() {
     options.lse = p.lse.data();
     bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), options, keys);
 
-    // Held to the tolerance table; the worst element says where it stands.
-    testing::comparison const values = testing::compare(p.out.view(), wanted, bf::element_type::f32);
-    testing::comparison const sums   = testing::compare_lse(p.lse, wanted, bf::element_type::f32);
+    // Held to the tolerance table, in the row of units that multiply bf16; the worst element says where it stands.
+    testing::tolerance const bf16    = testing::tolerance_of_bf16_units();
+    testing::comparison const values = testing::compare(p.out.view(), wanted, bf16);
+    testing::comparison const sums   = testing::compare_lse(p.lse, wanted, bf16);
     if (!values) std::printf("%s\n", values.text().c_str());
     if (!sums) std::printf("%s\n", sums.text().c_str());
     return values && sums && p.out.gaps_intact() ? 0 : 1;

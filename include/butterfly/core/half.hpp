@@ -46,9 +46,10 @@ namespace detail {
 }
 
 [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr std::uint16_t to_bfloat16_bits(float x) noexcept {
-    auto const u = std::bit_cast<std::uint32_t>(x);
-    if ((u & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((u >> 16) | 0x40U); // quiet NaN
-    return static_cast<std::uint16_t>((u + 0x7fffU + ((u >> 16) & 1U)) >> 16);
+    auto const u                = std::bit_cast<std::uint32_t>(x);
+    std::uint32_t const quiet   = (u >> 16) | 0x40U;
+    std::uint32_t const rounded = (u + 0x7fffU + ((u >> 16) & 1U)) >> 16;
+    return static_cast<std::uint16_t>((u & 0x7fffffffU) > 0x7f800000U ? quiet : rounded); // no branch: loops vectorise
 }
 
 [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr float from_bfloat16_bits(std::uint16_t h) noexcept {

@@ -163,15 +163,17 @@ private:
         }
         if (unit_.pairs == 1)
             return transpose(at_.rows, dk_, count, dk_, reinterpret_cast<float*>(queries(s)) + r, strip());
+        index_t const pairs        = dk_ / 2;
+        std::uint32_t* const words = at_.keys; // free until the first tile
         for (int i = 0; i < count; ++i) {
             float const* const row  = at_.rows + i * dk_;
-            std::uint32_t* const to = queries(s) + r + i;
-            for (index_t d = 0; d < dk_; d += 2) {
-                std::uint32_t const low  = detail::to_bfloat16_bits(row[d]);
-                std::uint32_t const high = d + 1 < dk_ ? detail::to_bfloat16_bits(row[d + 1]) : 0U;
-                to[d / 2 * strip()]      = low | high << 16;
-            }
+            std::uint32_t* const to = words + i * (pairs + 1);
+            for (index_t d = 0; d < pairs; ++d)
+                to[d] = std::uint32_t{detail::to_bfloat16_bits(row[2 * d])} |
+                        std::uint32_t{detail::to_bfloat16_bits(row[2 * d + 1])} << 16;
+            to[pairs] = dk_ % 2 != 0 ? detail::to_bfloat16_bits(row[dk_ - 1]) : 0U;
         }
+        transpose(words, pairs + 1, count, (dk_ + 1) / 2, queries(s) + r, strip());
     }
 
     void visit(pool_ref const& pool, key_tile const& tile) noexcept {
