@@ -160,7 +160,7 @@ inline void accumulate(std::uint32_t const* values,
 
 inline constexpr tile_unit dot_unit{.name        = "bf16 dot",
                                     .strip       = dot::strip,
-                                    .rows        = 192,
+                                    .rows        = 288,
                                     .pairs       = 2,
                                     .key_step    = 2,
                                     .start       = nullptr,

@@ -49,7 +49,7 @@ template <class Isa>
 /// about 96 at least. How rows are grouped changes no bit.
 [[nodiscard]] inline int item_rows(tile_unit const& unit, index_t all_rows) noexcept {
     int rows = unit.rows;
-    while (rows % (2 * unit.strip) == 0 && rows >= 192 && all_rows < rows * enough_items) rows /= 2;
+    while (rows % (2 * unit.strip) == 0 && rows > 192 && all_rows < rows * enough_items) rows /= 2;
     return rows;
 }
 
@@ -83,6 +83,7 @@ inline void cut_aligned(problem const& p, cut& c) noexcept {
     index_t const from = std::max<index_t>(p.options.q_position, 0);
     c.tokens           = static_cast<int>(std::min<index_t>(c.tokens, c.alignment));
     c.per_block        = detail::ceil_div(c.alignment, c.tokens);
+    c.tokens           = static_cast<int>(detail::ceil_div(c.alignment, c.per_block)); // tiles of one size
     auto const tile_of = [&](index_t position) {
         return position / c.alignment * c.per_block + position % c.alignment / c.tokens;
     };
