@@ -161,6 +161,15 @@ void multiply(std::uint32_t const* a, // tiles, the second row of them a_next wo
     if (tall && wide) Tiles::template store<3>(below + side, line);
 }
 
+/// Copies `count` of at most `Most` bf16; whole ones without a call.
+template <int Most>
+inline void copy(void* to, std::byte const* from, index_t count) noexcept {
+    if (count == Most)
+        std::memcpy(to, from, Most * 2);
+    else
+        std::memcpy(to, from, static_cast<std::size_t>(count) * 2);
+}
+
 inline void
 pack_keys(std::byte const* const* rows, int first, int end, index_t head_dim, std::uint32_t* keys) noexcept {
     index_t const across = tiles_of(head_dim);
@@ -169,7 +178,7 @@ pack_keys(std::byte const* const* rows, int first, int end, index_t head_dim, st
             std::uint32_t* const to = keys + (j / side * across + t) * tile_words + j % side * side;
             index_t const left      = std::min<index_t>(head_dim - t * depth, depth);
             if (left < depth) std::fill_n(to, side, 0U);
-            std::memcpy(to, rows[j] + t * depth * 2, static_cast<std::size_t>(left) * 2);
+            copy<depth>(to, rows[j] + t * depth * 2, left);
         }
 }
 
@@ -185,9 +194,8 @@ inline void pack_value_tile(std::byte const* const* rows,
     for (int p = 0; p < side; ++p) {
         std::uint16_t even[side] = {}, odd[side] = {};
         int const j = key + 2 * p;
-        if (j >= first && j < end) std::memcpy(even, rows[j] + column * 2, static_cast<std::size_t>(columns) * 2);
-        if (j + 1 >= first && j + 1 < end)
-            std::memcpy(odd, rows[j + 1] + column * 2, static_cast<std::size_t>(columns) * 2);
+        if (j >= first && j < end) copy<side>(even, rows[j] + column * 2, columns);
+        if (j + 1 >= first && j + 1 < end) copy<side>(odd, rows[j + 1] + column * 2, columns);
         for (int c = 0; c < side; ++c) pairs[p][c] = std::uint32_t{even[c]} | std::uint32_t{odd[c]} << 16;
     }
     transpose(&pairs[0][0], side, side, side, tile, side);
@@ -238,7 +246,7 @@ void accumulate(std::uint32_t const* values,
 template <class Tiles>
 inline constexpr tile_unit unit{.name        = "amx",
                                 .strip       = strip,
-                                .rows        = 256,
+                                .rows        = 512,
                                 .pairs       = 2,
                                 .key_step    = depth,
                                 .start       = &Tiles::configure,

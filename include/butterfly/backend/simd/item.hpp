@@ -178,7 +178,7 @@ template <class Isa>
 void load_mask(problem const& p, index_t head, index_t token, key_tile const& tile, float* out) noexcept {
     additive_mask const& mask = p.options.mask;
     auto const* const slopes  = host_pointer<float const>(mask.slopes);
-    if (tile.slots != nullptr || slopes != nullptr) {
+    if (tile.slots != nullptr) {
         for (int j = 0; j < tile.count; ++j) out[j] = host::mask_at(p, head, token, tile.slot(j));
         return;
     }
@@ -192,6 +192,8 @@ void load_mask(problem const& p, index_t head, index_t token, key_tile const& ti
         copy(host_pointer<float const>(mask.data) + at);
     else
         copy(host_pointer<float16 const>(mask.data) + at);
+    if (slopes == nullptr) return;
+    for (int j = 0; j < tile.count; ++j) out[j] = std::isinf(out[j]) ? out[j] : slopes[head] * out[j]; // as mask_at
 }
 
 /// Every bit that some row of the item sees.
