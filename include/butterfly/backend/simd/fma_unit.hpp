@@ -109,7 +109,7 @@ void fma_accumulate(std::uint32_t const* values,
 template <class Isa>
 inline constexpr tile_unit fma_unit{.name        = "f32",
                                     .strip       = strip_rows<Isa>,
-                                    .rows        = 192 / strip_rows<Isa>* strip_rows<Isa>,
+                                    .rows        = 288,
                                     .pairs       = 1,
                                     .key_step    = 1,
                                     .start       = nullptr,
