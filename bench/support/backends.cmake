@@ -6,5 +6,6 @@ if(NOT TARGET butterfly_bench_backends)
   file(GLOB backend_sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/backends/*.cpp")
   add_library(butterfly_bench_backends OBJECT ${backend_sources})
   target_link_libraries(butterfly_bench_backends PUBLIC butterfly_bench)
+  butterfly_add_kernels(butterfly_bench_backends) # of the backend host
   set_target_properties(butterfly_bench_backends PROPERTIES UNITY_BUILD OFF) # all say `joined`
 endif()
