@@ -126,7 +126,7 @@ function(butterfly_kernel_library name isa)
     DEPENDS ${name}_code $<TARGET_OBJECTS:${name}_code>
     COMMENT "Keeping one symbol of ${name}"
     COMMAND_EXPAND_LISTS VERBATIM)
-  add_library(${name} STATIC EXCLUDE_FROM_ALL "${object}")
+  add_library(${name} STATIC "${object}")
   set_target_properties(${name} PROPERTIES LINKER_LANGUAGE CXX)
 endfunction()
 

@@ -9,7 +9,6 @@ foreach(isa IN LISTS isas)
   set(unoptimised butterfly_unoptimised_kernels_${isa})
   butterfly_kernel_library(${unoptimised} ${isa} -O0)
   target_link_libraries(${unoptimised}_code PRIVATE butterfly_warnings)
-  set_target_properties(${unoptimised} PROPERTIES EXCLUDE_FROM_ALL OFF)
   if(CMAKE_READELF AND CMAKE_NM)
     foreach(library butterfly_kernels_${isa} ${unoptimised})
       add_test(NAME backend.one_symbol.${library}

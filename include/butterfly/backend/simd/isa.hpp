@@ -31,9 +31,10 @@
 #pragma GCC diagnostic pop
 #endif
 
-// Everything under backend/simd stands in an inline namespace named after the flags its text depends on, so that
-// kernels compiled for different machines keep apart. What they call in core/, sdpa/ and backend/host is inline and
-// shared: until those are kept apart too, do not link objects compiled for different machines into one program.
+// Everything under backend/simd stands in an inline namespace named after the flags its text depends on, so that tags
+// and kernels of different machines have different names. What they call in std::, core/, sdpa/ and backend/host has
+// one name for all: objects compiled for different machines belong in one program only after butterfly_add_kernels has
+// made that local to each (backend/host/kernels.cpp).
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) &&                 \
     defined(__FMA__) && defined(__F16C__)
 #define BUTTERFLY_ISA_NAMESPACE flags_x86_v4
