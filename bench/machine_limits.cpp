@@ -18,6 +18,7 @@
 #include "usage.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <barrier>
 #include <functional>
 #include <memory>
@@ -235,7 +236,9 @@ void run(settings const& s, bench::json document) {
     bench::check_writable(s.json);
     std::FILE* const text         = bench::text_stream(s.json);
     bench::cpu_features const cpu = bench::detect_cpu_features();
+    auto const caches             = bench::detect_cache_sizes();
     document["features"]          = cpu.names();
+    document["caches"]            = {{"l1", caches.l1}, {"l2", caches.l2}, {"l3", caches.l3}};
     fmt::print(text, "{}: {}\n", document["machine"]["cpu"].get<std::string>(), cpu.names());
     auto const all = measure_all(s, cpu);
     for (limit const& l : all) document["limits"].push_back(to_json(l));

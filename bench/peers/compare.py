@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Times attention of this library and of its peers on the same inputs, repetitions of all peers in turns, and writes
+peers.json, peers.md and, where matplotlib is there, roofline.svg and roofline.png. bench/peers/run builds what it needs.
+
+A peer is a process (worker.hpp). Before it is timed on a case, rows of its output are held to the definition in float64;
+a peer that is wrong is not timed. A peer that takes long is timed in fewer rounds (--budget).
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import select
+import subprocess
+import sys
+import tempfile
+import time
+
+import cases as shapes
+import report
+
+# An OpenMP team that has nothing to do spins for some tens of microseconds, which a call of the next moment finds awake,
+# and then sleeps, so that idle peers take nothing from the one that is timed. Each thread stays on a core of its own.
+QUIET = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000", "OMP_PROC_BIND": "true"}
+PAUSE = 0.003  # seconds between two peers, for the first to fall asleep
+
+
+class PeerError(Exception):
+    pass
+
+
+class Worker:
+    """One peer's process. Starts it again where a case killed it."""
+
+    def __init__(self, name, command, environment, log):
+        self.name, self.command, self.log, self.process = name, command, log, None
+        self.environment = {**os.environ, **QUIET, **environment}
+        self.version = self.start()["version"]
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+                                        env=self.environment)
+        self.pending = b""
+        return self.read(120)
+
+    def read(self, seconds):
+        """The next line of JSON; other lines a library prints are skipped."""
+        end, out = time.monotonic() + seconds, self.process.stdout
+        while True:
+            while b"\n" in self.pending:
+                line, self.pending = self.pending.split(b"\n", 1)
+                if line.startswith(b"{"):
+                    return json.loads(line)
+            if not select.select([out], [], [], max(0.0, end - time.monotonic()))[0]:
+                self.stop()
+                raise PeerError(f"no answer in {seconds} s")
+            more = os.read(out.fileno(), 1 << 16)
+            if not more:
+                self.stop()
+                raise PeerError("its process ended")
+            self.pending += more
+
+    def ask(self, request, seconds=600):
+        if self.process is None:
+            self.start()
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+        except OSError as error:
+            self.stop()
+            raise PeerError("its process ended") from error
+        reply = self.read(seconds)
+        if "error" in reply:
+            raise PeerError(reply["error"])
+        return reply
+
+    def stop(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+def start_workers(arguments, log):
+    """The peers that are here, and for each of the others why not."""
+    commands, python = {}, arguments.python
+    programs = pathlib.Path(arguments.programs)
+    for name in ("butterfly", "eigen", "openblas", "onednn", "ggml"):
+        program = programs / f"peer_{name}"
+        commands[name] = [str(program)] if program.exists() else None
+    for name in ("torch_sdpa", "torch_folded", "torch_flex"):
+        commands[name] = [python, str(pathlib.Path(__file__).with_name("torch_worker.py")), name] if python else None
+    workers, peers = {}, {}
+    for name, command in commands.items():
+        if arguments.peers and name not in arguments.peers:
+            continue
+        try:
+            if command is None:
+                raise PeerError("not built here" if "torch" not in name else "no Python with PyTorch")
+            environment = {"LD_LIBRARY_PATH": arguments.library_path} if "torch" in name and arguments.library_path else {}
+            workers[name] = Worker(name, command, environment, log)
+            peers[name] = {"version": workers[name].version}
+        except (OSError, PeerError) as error:
+            peers[name] = {"skipped": str(error)}
+            print(f"{report.NAMES[name]}: left out, {error}", file=sys.stderr)
+    return workers, peers
+
+
+def prepare(worker, case, path, rows, want):
+    """The entry of a peer in a case: its types and error, or why it is not timed."""
+    entry = {"name": worker.name}
+    try:
+        reply = worker.ask(case.request(path))
+        if "refused" in reply:
+            return {**entry, "refused": reply["refused"]}
+        error = shapes.relative_error(worker.ask({"cmd": "rows", "rows": rows})["values"], want)
+        if not error <= shapes.TOLERANCE[case.type]:
+            return {**entry, "failed": f"relative error {error:.1e} against the definition", "error": error}
+        return {**entry, "types": reply["types"], "error": error}
+    except PeerError as error:
+        return {**entry, "failed": str(error)}
+
+
+def time_in_turns(workers, entries, rounds, budget):
+    """Fills in `ms` of each round and `calls` of a round; a round of a peer lasts 20 ms or one call."""
+    running = [e for e in entries if "types" in e]
+    for entry in running:
+        first = workers[entry["name"]].ask({"cmd": "go", "calls": 1})["ms"]
+        entry["calls"] = max(1, min(1000, round(20 / max(first, 1e-3))))
+        entry["rounds"] = max(1, min(rounds, int(budget * 1e3 / max(first, 1e-3))))
+        entry["ms"] = []
+    for turn in range(rounds):
+        for i in range(len(running)):  # each round begins with another peer
+            entry = running[(turn + i) % len(running)]
+            if turn >= entry["rounds"]:
+                continue
+            time.sleep(PAUSE)
+            entry["ms"].append(workers[entry["name"]].ask({"cmd": "go", "calls": entry["calls"]})["ms"])
+    for entry in running:
+        del entry["rounds"]
+
+
+def run_case(case, workers, limits, arguments):
+    inputs = shapes.make_inputs(case)
+    rows = shapes.rows_to_check(case)
+    want = shapes.reference(case, inputs, rows)
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.NamedTemporaryFile(prefix="butterfly_peers_", dir=folder) as file:
+        for x in inputs:
+            file.write(x.tobytes())
+        file.flush()
+        del inputs
+        entries = [prepare(w, case, file.name, rows, want) for w in workers.values()]
+    try:
+        time_in_turns(workers, entries, arguments.rounds, arguments.budget)
+    except PeerError as error:
+        print(f"{case.name}: {error}", file=sys.stderr)
+        entries = [e if e.get("ms") else {"name": e["name"], "failed": str(error)} for e in entries]
+    result = {"name": case.name, **case.request(""), "flops": case.flops(), "bytes": case.bytes(),
+              "kv_bytes": case.kv_bytes(), "peers": entries}
+    del result["cmd"], result["inputs"]
+    if case.kind == "sparse":
+        result["density"] = case.density()
+    result["floor"] = report.floor_of(limits, case.type, case.flops(), case.bytes(), case.threads)
+    return result
+
+
+def line_of(case):
+    parts = [f"{report.NAMES[n]} {report.digits(report.median(p['ms']))} ms" for n, p in report.timed(case).items()]
+    return f"{case['name']}: " + ", ".join(parts)
+
+
+def machine_limits(arguments, folder):
+    """Limits of this session: for one thread and for each count of threads of the cases."""
+    merged = None
+    for threads in sorted(set(arguments.threads)):
+        path = folder / "limits.json"
+        subprocess.run([arguments.limits, "--threads", str(threads), "--json", str(path)], check=True,
+                       stdout=subprocess.DEVNULL)
+        one = json.loads(path.read_text())
+        if merged is None:
+            merged = one
+        else:
+            known = {x["threads"] for x in merged["limits"]}
+            merged["limits"] += [x for x in one["limits"] if x["threads"] not in known]
+    return merged
+
+
+def parse_arguments():
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="every case, not the short list")
+    parser.add_argument("--only", type=re.compile, help="cases whose name matches, of all: 'decode bf16 .*2T'")
+    parser.add_argument("--list", action="store_true", help="name the cases and end")
+    parser.add_argument("--peers", type=lambda s: s.split(","), help=f"a list of {', '.join(report.NAMES)}")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
+    parser.add_argument("--budget", type=float, default=6, help="seconds for a peer in a case (default: %(default)s)")
+    parser.add_argument("--threads", type=lambda s: [int(x) for x in s.split(",")], default=sorted({1, cores}),
+                        help="a list (default: 1 and the cores)")
+    parser.add_argument("--out", default="build/peers", help="folder of what is written (default: %(default)s)")
+    parser.add_argument("--programs", default="build/native/bench/peers", help="folder of the peers' programs")
+    parser.add_argument("--limits", default="build/native/bench/machine_limits", help="the program machine_limits")
+    parser.add_argument("--python", help="a Python that has PyTorch; none: it is left out")
+    parser.add_argument("--library-path", help="where that Python's PyTorch finds libraries")
+    return parser.parse_args()
+
+
+def measure(arguments, selected, folder):
+    print(f"{len(selected)} cases, {arguments.rounds} rounds; limits of the machine first", file=sys.stderr)
+    limits = machine_limits(arguments, folder)
+    with open(folder / "peers.log", "w", encoding="utf-8") as log:
+        workers, peers = start_workers(arguments, log)
+        results = []
+        try:
+            for number, case in enumerate(selected, 1):
+                results.append(run_case(case, workers, limits, arguments))
+                print(f"[{number}/{len(selected)}] {line_of(results[-1])}", file=sys.stderr)
+        finally:
+            for worker in workers.values():
+                worker.stop()
+    return {"program": "compare", "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "command": ["bench/peers/run"] + sys.argv[1:], "machine": limits["machine"],
+            "settings": {"rounds": arguments.rounds, "threads": arguments.threads}, "peers": peers, "limits": limits,
+            "cases": results}
+
+
+def main():
+    arguments = parse_arguments()
+    known = shapes.all_cases(arguments.threads)
+    selected = [c for c in known if (arguments.only.search(c.name) if arguments.only else c.default or arguments.full)]
+    if arguments.list or not selected:
+        print("\n".join(c.name for c in (selected or known)))
+        return 0 if arguments.list else 2
+    folder = pathlib.Path(arguments.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = measure(arguments, selected, folder)
+    (folder / "peers.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / "peers.md").write_text(report.document(data))
+    print(folder / "peers.json", folder / "peers.md", sep="\n")
+    try:
+        import roofline
+    except ImportError:
+        print("roofline: left out, no matplotlib", file=sys.stderr)
+        return 0
+    for path in roofline.draw(data, folder / "roofline"):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

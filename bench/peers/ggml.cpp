@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+
+// ggml's flash_attn_ext on the CPU, as llama.cpp calls it: q float, k and v of the work's type, a half-precision mask
+// where not every key is seen, no repacking between calls.
+//
+// sparse is the same call with the blocks' mask; ggml may be told how many keys a row of the mask leaves at most.
+
+#include "worker.hpp"
+
+#include <fmt/format.h>
+#include <ggml-cpu.h>
+#include <ggml.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+namespace {
+
+using namespace peers;
+
+ggml_type type_of(bf::element_type type) {
+    if (type == bf::element_type::f16) return GGML_TYPE_F16;
+    return type == bf::element_type::bf16 ? GGML_TYPE_BF16 : GGML_TYPE_F32;
+}
+
+struct free_context {
+    void operator()(ggml_context* c) const noexcept { ggml_free(c); }
+};
+struct free_threads {
+    void operator()(ggml_threadpool* t) const noexcept { ggml_threadpool_free(t); }
+};
+
+class flash_attention final : public peer {
+public:
+    [[nodiscard]] std::string version() const override { return fmt::format("{} {}", ggml_version(), ggml_commit()); }
+
+    [[nodiscard]] std::string refusal(work const& w) const override {
+        return w.kind == task::sparse ? "a masked tile is computed, not skipped" : "";
+    }
+
+    [[nodiscard]] std::string prepare(work const& w, tensors const& in) override {
+        work_ = w;
+        context_.reset();
+        std::size_t const mask_bytes = w.queries > 1 ? static_cast<std::size_t>(w.queries * w.keys) * 2 : 0;
+        std::size_t const floats     = static_cast<std::size_t>(2 * w.q_size()) * sizeof(float);
+        context_.reset(ggml_init({.mem_size = floats + in.k.size() + in.v.size() + mask_bytes + (std::size_t{1} << 20),
+                                  .mem_buffer = nullptr,
+                                  .no_alloc   = false}));
+        if (!context_) throw std::runtime_error("ggml_init gave no memory");
+        ggml_context* const c = context_.get();
+
+        ggml_tensor* const q   = ggml_new_tensor_3d(c, GGML_TYPE_F32, w.head_dim, w.queries, w.heads);
+        ggml_tensor* const k   = ggml_new_tensor_3d(c, type_of(w.type), w.head_dim, w.keys, w.kv_heads);
+        ggml_tensor* const v   = ggml_new_tensor_3d(c, type_of(w.type), w.head_dim, w.keys, w.kv_heads);
+        auto const floats_of_q = to_floats(in.q, w.type);
+        std::memcpy(q->data, floats_of_q.data(), floats_of_q.size() * sizeof(float));
+        std::memcpy(k->data, in.k.data(), in.k.size());
+        std::memcpy(v->data, in.v.data(), in.v.size());
+
+        auto const scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(w.head_dim)));
+        out_             = ggml_flash_attn_ext(c, q, k, v, make_mask(c), scale, 0.0F, 0.0F);
+        graph_           = ggml_new_graph(c);
+        ggml_build_forward_expand(graph_, out_);
+        make_threads();
+        plan_           = ggml_graph_plan(graph_, w.threads, threads_.get());
+        workspace_      = std::vector<std::uint8_t>(plan_.work_size);
+        plan_.work_data = workspace_.data();
+        return fmt::format("q, out f32; k, v {}", name_of(w.type));
+    }
+
+    void run() override {
+        if (ggml_graph_compute(graph_, &plan_) != GGML_STATUS_SUCCESS) throw std::runtime_error("ggml failed");
+    }
+
+    void read_row(index_t head, index_t query, std::span<float> out) const override {
+        auto const* const all = static_cast<float const*>(out_->data); // [queries, heads, head_dim]
+        std::memcpy(out.data(), all + (query * work_.heads + head) * work_.head_dim, out.size_bytes());
+    }
+
+    // ggml built without OpenMP has threads of its own, which poll.
+    void wake() override { ggml_threadpool_resume(threads_.get()); }
+    void rest() override { ggml_threadpool_pause(threads_.get()); }
+
+private:
+    /// 0 or -infinity for each (query, key); none where all are seen.
+    [[nodiscard]] ggml_tensor* make_mask(ggml_context* c) const {
+        if (work_.queries == 1) return nullptr;
+        ggml_tensor* const mask  = ggml_new_tensor_2d(c, GGML_TYPE_F16, work_.keys, work_.queries);
+        auto* const rows         = static_cast<ggml_fp16_t*>(mask->data);
+        ggml_fp16_t const seen   = ggml_fp32_to_fp16(0),
+                          hidden = ggml_fp32_to_fp16(-std::numeric_limits<float>::infinity());
+        for (index_t i = 0; i < work_.queries; ++i)
+            for (index_t j = 0; j < work_.keys; ++j) rows[i * work_.keys + j] = work_.sees(i, j) ? seen : hidden;
+        return mask;
+    }
+
+    void make_threads() {
+        threads_.reset();
+        ggml_threadpool_params parameters = ggml_threadpool_params_default(work_.threads);
+        parameters.paused                 = true;
+        threads_.reset(ggml_threadpool_new(&parameters));
+    }
+
+    work work_{};
+    std::unique_ptr<ggml_context, free_context> context_;
+    std::unique_ptr<ggml_threadpool, free_threads> threads_;
+    ggml_tensor* out_   = nullptr;
+    ggml_cgraph* graph_ = nullptr;
+    ggml_cplan plan_{};
+    std::vector<std::uint8_t> workspace_;
+};
+
+} // namespace
+
+int main(int argc, char** argv) {
+    ggml_cpu_init();
+    flash_attention subject;
+    return serve(argc, argv, "ggml", subject);
+}

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""From the numbers of compare.py to ratios, floors and Markdown. Nothing here measures."""
+
+import statistics
+
+OURS = "butterfly"
+NAMES = {
+    "butterfly": "butterfly",
+    "eigen": "Eigen blocked",
+    "openblas": "OpenBLAS blocked",
+    "onednn": "oneDNN blocked",
+    "ggml": "ggml",
+    "torch_sdpa": "PyTorch SDPA",
+    "torch_folded": "PyTorch SDPA, group folded into rows",
+    "torch_flex": "PyTorch FlexAttention, compiled",
+}
+# The units of a type, each by its limit of machine_limits. f16 is multiplied and summed in float by all who keep its
+# range; a kernel that sums in half precision is not held against this floor.
+UNITS = {
+    "f32": ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512"),
+    "f16": ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512"),
+    "bf16": ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512", "dot_bf16_avx512", "amx_bf16_registers"),
+}
+KINDS = {
+    "prefill": "Causal prefill",
+    "sparse": "Block-sparse prefill: blocks of 128 tokens, block b sees b, b - 1, b - 8 and 0",
+    "decode": "Decode: one query, all keys",
+}
+
+
+def median(values):
+    return statistics.median(values)
+
+
+def spread(values):
+    """Slowest less fastest, over the median."""
+    return (max(values) - min(values)) / median(values)
+
+
+def best_limit(limits, kind, names, threads):
+    """The limit of the highest median among `names` at so many threads, or None."""
+    fitting = [x for x in limits["limits"]
+               if x["kind"] == kind and x["name"] in names and x["threads"] == threads and x["present"]]
+    return max(fitting, key=lambda x: x["median"], default=None)
+
+
+def level_of(limits, bytes_read, threads):
+    """The smallest cache that holds so many bytes, L1 and L2 once per thread; dram where none does."""
+    caches = limits["caches"]
+    for name, capacity in (("l1", caches["l1"] * threads), ("l2", caches["l2"] * threads), ("l3", caches["l3"])):
+        if bytes_read <= capacity:
+            return name
+    return "dram"
+
+
+def floor_of(limits, element, flops, bytes_read, threads):
+    """Milliseconds below which no kernel can be by arithmetic and by reading, and the larger of them."""
+    unit = best_limit(limits, "compute", UNITS[element], threads)
+    read = best_limit(limits, "read", (level_of(limits, bytes_read, threads),), threads)
+    if unit is None or read is None:
+        return None
+    flops_ms, bytes_ms = flops / unit["median"] * 1e-6, bytes_read / read["median"] * 1e-6
+    return {"unit": unit["name"], "gflops": unit["median"], "flops_ms": flops_ms,
+            "level": read["name"], "pattern": read["pattern"], "gb_per_s": read["median"], "bytes_ms": bytes_ms,
+            "ms": max(flops_ms, bytes_ms)}
+
+
+def timed(case):
+    """Peers of a case that were timed, by name."""
+    return {p["name"]: p for p in case["peers"] if p.get("ms")}
+
+
+def best_peer(case):
+    """Name and median of the fastest peer that is not us, or None."""
+    others = {name: median(p["ms"]) for name, p in timed(case).items() if name != OURS}
+    return min(others.items(), key=lambda item: item[1], default=None)
+
+
+def ratio_to_best(case):
+    """How many times faster we are than the fastest peer, or None."""
+    best, ours = best_peer(case), timed(case).get(OURS)
+    return best[1] / median(ours["ms"]) if best and ours else None
+
+
+def share_of_floor(case):
+    ours = timed(case).get(OURS)
+    return case["floor"]["ms"] / median(ours["ms"]) if ours and case.get("floor") else None
+
+
+def share_of_dense(case, cases):
+    """Our rate per visible edge over that of our dense prefill of the same shape in the same run, or None."""
+    key = ("type", "keys", "head_dim", "threads")
+    for other in cases:
+        if other["kind"] == "prefill" and all(other[k] == case[k] for k in key):
+            ours, dense = timed(case).get(OURS), timed(other).get(OURS)
+            if ours and dense:
+                return (case["flops"] / median(ours["ms"])) / (other["flops"] / median(dense["ms"]))
+    return None
+
+
+def digits(x):
+    """Three significant digits without an exponent."""
+    return f"{x:,.0f}".replace(",", " ") if x >= 100 else f"{x:.3g}"
+
+
+def percent(x):
+    return "-" if x is None else f"{100 * x:.0f} %"
+
+
+def times(x):
+    return "-" if x is None else f"{x:.2f}"
+
+
+def markdown(header, rows):
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+
+
+def cell(case, peer):
+    """Rate for prefill, time for decode, with the spread."""
+    if peer is None:
+        return "-"
+    ms = median(peer["ms"])
+    value = digits(ms) if case["kind"] == "decode" else digits(case["flops"] / ms * 1e-6)
+    return f"{value} ±{50 * spread(peer['ms']):.0f} %"
+
+
+def kind_table(data, kind):
+    """One row for each case of a kind, one column for each peer that was timed in any of them; "" without cases."""
+    cases = [c for c in data["cases"] if c["kind"] == kind and timed(c)]
+    if not cases:
+        return ""
+    names = [n for n in NAMES if any(n in timed(c) for c in cases)]
+    decode = kind == "decode"
+    header = ["type", "keys" if decode else "tokens", "d", "threads"] + [NAMES[n] for n in names] + ["x best peer"]
+    header += ["GB/s of K, V", "floor ms"] if decode else ["floor GFLOP/s"]
+    header += ["of floor"] + (["density", "of our dense"] if kind == "sparse" else [])
+    rows = []
+    for c in cases:
+        peers, floor = timed(c), c.get("floor")
+        row = [c["type"], str(c["keys"]), str(c["head_dim"]), str(c["threads"])]
+        row += [cell(c, peers.get(n)) for n in names] + [times(ratio_to_best(c))]
+        if decode:
+            ours = peers.get(OURS)
+            row.append(digits(c["kv_bytes"] / median(ours["ms"]) * 1e-6) if ours else "-")
+            row.append(f"{digits(floor['ms'])} ({'bytes' if floor['bytes_ms'] >= floor['flops_ms'] else 'flops'})"
+                       if floor else "-")
+        else:
+            row.append(digits(c["flops"] / floor["ms"] * 1e-6) if floor else "-")
+        row.append(percent(share_of_floor(c)))
+        if kind == "sparse":
+            row += [f"{c['density']:.3f}", percent(share_of_dense(c, data["cases"]))]
+        rows.append(row)
+    what = "Milliseconds" if decode else "GFLOP/s on visible edges"
+    return f"## {KINDS[kind]}\n\n{what}: median, and half of slowest less fastest.\n\n{markdown(header, rows)}\n"
+
+
+def detail_table(data):
+    rows = []
+    for c in data["cases"]:
+        for p in c["peers"]:
+            if p.get("ms"):
+                rows.append([c["name"], NAMES[p["name"]], digits(median(p["ms"])),
+                             f"{digits(min(p['ms']))} .. {digits(max(p['ms']))}", str(len(p["ms"])), str(p["calls"]),
+                             f"{p['error']:.1e}", p["types"]])
+    header = ["case", "peer", "ms", "fastest .. slowest", "rounds", "calls a round", "relative error", "types"]
+    return f"## Every measurement\n\n{markdown(header, rows)}\n"
+
+
+def limits_table(limits):
+    rows = [[f"{x['name']} {x['pattern']}".strip(), str(x["threads"]),
+             digits(x["median"]) if x["present"] else "absent",
+             percent(x["spread"]) if x["present"] else "-", x["unit"]] for x in limits["limits"]]
+    return f"## Limits\n\n{markdown(['limit', 'threads', 'median', 'spread', 'unit'], rows)}\n"
+
+
+def notes(data):
+    lines = [f"- {NAMES[n]}: {p['version']}" if "version" in p else f"- {NAMES[n]}: left out, {p['skipped']}"
+             for n, p in data["peers"].items()]
+    wrong = [f"- {c['name']}, {NAMES[p['name']]}: {p['failed']}" for c in data["cases"] for p in c["peers"]
+             if "failed" in p]
+    return "\n".join(lines) + "\n" + ("\nNot timed:\n\n" + "\n".join(wrong) + "\n" if wrong else "")
+
+
+def document(data):
+    """The whole page."""
+    machine, settings = data["machine"], data["settings"]
+    head = f"""# Peers
+
+{machine['cpu']}, {machine['cores']} cores, {data['limits']['features'] or 'no vector units known here'}. {machine['system']}.
+{data['date']}, `{' '.join(data['command'])}`.
+
+Every peer is a process of its own; their repetitions are taken in turns, {settings['rounds']} rounds. Inputs are N(0, 1), rounded to the
+type of the case, the same for all. 8 query heads, 2 KV heads. FLOPs are 4 * head_dim for each visible (query, key) pair of each head.
+Floor: the larger of FLOPs over the measured peak of the best unit for the type (f16: float multiply-add) and bytes of q, k, v and out
+over the best measured read bandwidth of the level that holds them, both of this session. x best peer: time of the fastest peer over ours.
+
+"""
+    tables = "".join(kind_table(data, kind) for kind in KINDS)
+    return head + notes(data) + "\n" + tables + detail_table(data) + limits_table(data["limits"])
