@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
-# For `source`: what tests/run, bench/run and .ci/run need from the system.
+# For `source`: what tests/run, bench/run, bench/peers/run and .ci/run need from the system.
 
 # Packages of the builds every reader makes.
 build_packages=(cmake ninja-build g++ libxsimd-dev libeigen3-dev nlohmann-json3-dev libcli11-dev libfmt-dev
                 libbenchmark-dev)
 test_packages=("${build_packages[@]}" catch2 python3 python3-numpy)
 bench_packages=("${build_packages[@]}" libopenblas-dev python3 python3-numpy python3-matplotlib)
-ci_packages=("${bench_packages[@]}" catch2 clang-14 clang-format-14 libclang-rt-14-dev qemu-user
+# For the peers of bench/peers/run, which does without those that cannot be had.
+peers_packages=("${bench_packages[@]}" libdnnl-dev python3-venv python3-dev)
+ci_packages=("${bench_packages[@]}" libdnnl-dev catch2 clang-14 clang-format-14 libclang-rt-14-dev qemu-user
              g++-aarch64-linux-gnu git)
 
 # True if what the package brings is here, for systems without Debian's package manager.
@@ -22,7 +24,9 @@ present() {
     libcli11-dev) header CLI/CLI.hpp ;;
     libfmt-dev) header fmt/core.h ;;
     libbenchmark-dev) header benchmark/benchmark.h ;;
-    libopenblas-dev) true ;; # a peer to measure against; the bench programs do without it
+    libopenblas-dev | libdnnl-dev) true ;; # peers to measure against; the bench programs do without them
+    python3-venv) python3 -c 'import ensurepip, venv' ;;
+    python3-dev) true ;; # for one peer, which is left out without it
     catch2) header catch2/catch_all.hpp || header catch2/catch.hpp ;;
     python3-numpy) python3 -c 'import numpy' ;;
     python3-matplotlib) python3 -c 'import matplotlib' ;;

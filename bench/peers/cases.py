@@ -83,9 +83,8 @@ def all_cases(threads):
         for element in ("f32", "f16", "bf16"):
             for n in (1024, 2048, 4096, 8192, 16384):
                 for d in (64, 128, 256):
-                    short = ((n, d) == (4096, 128) and (t == most or element != "f16")) or (
-                        t == most and element != "f16" and (n, d) in ((1024, 128), (4096, 256), (16384, 128))
-                        and (n, element) != (16384, "f32"))
+                    short = (n, d) == (4096, 128) if t == most else (n, d, element) == (4096, 128, "bf16")
+                    short |= t == most and element != "f16" and (n, d) in ((1024, 128), (4096, 256))
                     add(short, kind="prefill", type=element, queries=n, keys=n, head_dim=d, threads=t)
         for element in ("f32", "bf16"):
             for n in (4096, 16384):

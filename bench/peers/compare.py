@@ -79,11 +79,21 @@ class Worker:
     def stop(self):
         if self.process:
             self.process.kill()
-            self.process.wait()
+            self.process.communicate()  # closes its pipes
             self.process = None
 
 
-def start_workers(arguments, log):
+def environment_of(name, arguments, features):
+    """What a peer's process finds set beside QUIET."""
+    if name.startswith("torch") and arguments.library_path:
+        return {"LD_LIBRARY_PATH": arguments.library_path}
+    # An OpenBLAS older than the CPU takes its AVX2 kernels where its AVX-512 ones would run at twice the speed.
+    if name == "openblas" and "avx512f" in features.split() and "OPENBLAS_CORETYPE" not in os.environ:
+        return {"OPENBLAS_CORETYPE": "SkylakeX"}
+    return {}
+
+
+def start_workers(arguments, features, log):
     """The peers that are here, and for each of the others why not."""
     commands, python = {}, arguments.python
     programs = pathlib.Path(arguments.programs)
@@ -99,8 +109,7 @@ def start_workers(arguments, log):
         try:
             if command is None:
                 raise PeerError("not built here" if "torch" not in name else "no Python with PyTorch")
-            environment = {"LD_LIBRARY_PATH": arguments.library_path} if "torch" in name and arguments.library_path else {}
-            workers[name] = Worker(name, command, environment, log)
+            workers[name] = Worker(name, command, environment_of(name, arguments, features), log)
             peers[name] = {"version": workers[name].version}
         except (OSError, PeerError) as error:
             peers[name] = {"skipped": str(error)}
@@ -118,28 +127,44 @@ def prepare(worker, case, path, rows, want):
         error = shapes.relative_error(worker.ask({"cmd": "rows", "rows": rows})["values"], want)
         if not error <= shapes.TOLERANCE[case.type]:
             return {**entry, "failed": f"relative error {error:.1e} against the definition", "error": error}
-        return {**entry, "types": reply["types"], "error": error}
+        return {**entry, "types": reply["types"], "error": error, "first_ms": reply["ms"]}
     except PeerError as error:
         return {**entry, "failed": str(error)}
 
 
+def plan(entry, worker, rounds, budget):
+    """How many calls a round has, 20 ms of them or one, and how many rounds the budget allows. One whose first call,
+    which found nothing warm, took the budget is not called again."""
+    if entry["first_ms"] > budget * 1e3:
+        return {"calls": 1, "rounds": 0, "ms": [entry["first_ms"]]}
+    ms = max(worker.ask({"cmd": "go", "calls": 1})["ms"], 1e-3)
+    return {"calls": max(1, min(1000, round(20 / ms))), "rounds": max(1, min(rounds, int(budget * 1e3 / ms))), "ms": []}
+
+
 def time_in_turns(workers, entries, rounds, budget):
-    """Fills in `ms` of each round and `calls` of a round; a round of a peer lasts 20 ms or one call."""
+    """Fills in `ms` of each round and `calls` of a round; a peer that fails has `failed` instead."""
     running = [e for e in entries if "types" in e]
+
+    def attempt(entry, step):
+        try:
+            step(entry)
+        except PeerError as error:
+            entry["failed"] = str(error)
+
+    def one_round(entry):
+        time.sleep(PAUSE)
+        entry["ms"].append(workers[entry["name"]].ask({"cmd": "go", "calls": entry["calls"]})["ms"])
+
     for entry in running:
-        first = workers[entry["name"]].ask({"cmd": "go", "calls": 1})["ms"]
-        entry["calls"] = max(1, min(1000, round(20 / max(first, 1e-3))))
-        entry["rounds"] = max(1, min(rounds, int(budget * 1e3 / max(first, 1e-3))))
-        entry["ms"] = []
+        attempt(entry, lambda e: e.update(plan(e, workers[e["name"]], rounds, budget)))
     for turn in range(rounds):
         for i in range(len(running)):  # each round begins with another peer
             entry = running[(turn + i) % len(running)]
-            if turn >= entry["rounds"]:
-                continue
-            time.sleep(PAUSE)
-            entry["ms"].append(workers[entry["name"]].ask({"cmd": "go", "calls": entry["calls"]})["ms"])
+            if "failed" not in entry and turn < entry["rounds"]:
+                attempt(entry, one_round)
     for entry in running:
-        del entry["rounds"]
+        for key in ("rounds", "first_ms") + (("ms", "calls") if "failed" in entry else ()):
+            entry.pop(key, None)
 
 
 def run_case(case, workers, limits, arguments):
@@ -153,11 +178,7 @@ def run_case(case, workers, limits, arguments):
         file.flush()
         del inputs
         entries = [prepare(w, case, file.name, rows, want) for w in workers.values()]
-    try:
-        time_in_turns(workers, entries, arguments.rounds, arguments.budget)
-    except PeerError as error:
-        print(f"{case.name}: {error}", file=sys.stderr)
-        entries = [e if e.get("ms") else {"name": e["name"], "failed": str(error)} for e in entries]
+    time_in_turns(workers, entries, arguments.rounds, arguments.budget)
     result = {"name": case.name, **case.request(""), "flops": case.flops(), "bytes": case.bytes(),
               "kv_bytes": case.kv_bytes(), "peers": entries}
     del result["cmd"], result["inputs"]
@@ -175,7 +196,7 @@ def line_of(case):
 def machine_limits(arguments, folder):
     """Limits of this session: for one thread and for each count of threads of the cases."""
     merged = None
-    for threads in sorted(set(arguments.threads)):
+    for threads in sorted(set(arguments.threads) - {1}) or [1]:  # each run measures one thread too
         path = folder / "limits.json"
         subprocess.run([arguments.limits, "--threads", str(threads), "--json", str(path)], check=True,
                        stdout=subprocess.DEVNULL)
@@ -211,7 +232,7 @@ def measure(arguments, selected, folder):
     print(f"{len(selected)} cases, {arguments.rounds} rounds; limits of the machine first", file=sys.stderr)
     limits = machine_limits(arguments, folder)
     with open(folder / "peers.log", "w", encoding="utf-8") as log:
-        workers, peers = start_workers(arguments, log)
+        workers, peers = start_workers(arguments, limits["features"], log)
         results = []
         try:
             for number, case in enumerate(selected, 1):

@@ -3,7 +3,8 @@
 // ggml's flash_attn_ext on the CPU, as llama.cpp calls it: q float, k and v of the work's type, a half-precision mask
 // where not every key is seen, no repacking between calls.
 //
-// sparse is the same call with the blocks' mask; ggml may be told how many keys a row of the mask leaves at most.
+// sparse is the same call with the mask of the blocks. ggml_flash_attn_ext_set_n_kv_max, which tells how many keys a
+// row of a mask leaves at most, made no difference in ggml 0.25.3 on Zen 5 (f32 and bf16, 4096 tokens).
 
 #include "worker.hpp"
 
@@ -36,9 +37,7 @@ class flash_attention final : public peer {
 public:
     [[nodiscard]] std::string version() const override { return fmt::format("{} {}", ggml_version(), ggml_commit()); }
 
-    [[nodiscard]] std::string refusal(work const& w) const override {
-        return w.kind == task::sparse ? "a masked tile is computed, not skipped" : "";
-    }
+    [[nodiscard]] std::string refusal(work const&) const override { return {}; }
 
     [[nodiscard]] std::string prepare(work const& w, tensors const& in) override {
         work_ = w;

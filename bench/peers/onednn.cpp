@@ -8,7 +8,7 @@
 //       O = P V_prefix / row sums         a matmul to float
 //
 // Matmuls are made for each length of the prefix when the work is prepared, each for one thread; threads take
-// (head, block) pairs.
+// (head, block) pairs. Each thread brings its own scratch memory: that of the library may serve one call at a time.
 
 #include "baselines/blocked_attention.hpp"
 #include "worker.hpp"
@@ -53,11 +53,13 @@ public:
         set_inner_threads();
         scores_products_.clear();
         value_products_.clear();
+        scratch_bytes_ = 0;
         for (index_t first = 0; first < w.queries; first += block_rows) add_products(first);
         scratch_ = std::vector<scratch>(static_cast<std::size_t>(w.threads));
         for (scratch& s : scratch_) {
             s.scores.resize(static_cast<std::size_t>(block_rows * w.keys));
             s.weights.resize(s.scores.size());
+            s.products.resize(scratch_bytes_ + 1);
         }
         return w.type == bf::element_type::f32 ? "f32 throughout" : "q, k, v, weights bf16; scores, out f32";
     }
@@ -79,9 +81,10 @@ private:
     struct scratch {
         std::vector<float> scores;
         std::vector<bf::bfloat16> weights;
+        std::vector<std::byte> products;
     };
     struct product {
-        memory::desc a, b, out;
+        memory::desc a, b, out, scratch;
         dnnl::matmul run;
     };
 
@@ -96,9 +99,12 @@ private:
         return std::min(block_rows, work_.queries - first);
     }
 
-    [[nodiscard]] product make_product(memory::desc const& a, memory::desc const& b, memory::desc const& out) const {
-        dnnl::matmul::desc const what(a, b, out);
-        return {a, b, out, dnnl::matmul(dnnl::matmul::primitive_desc(what, engine_))};
+    [[nodiscard]] product make_product(memory::desc const& a, memory::desc const& b, memory::desc const& out) {
+        dnnl::primitive_attr mode;
+        mode.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+        dnnl::matmul::primitive_desc const what(dnnl::matmul::desc(a, b, out), mode, engine_);
+        scratch_bytes_ = std::max(scratch_bytes_, what.scratchpad_desc().get_size());
+        return {a, b, out, what.scratchpad_desc(), dnnl::matmul(what)};
     }
 
     void add_products(index_t first) {
@@ -112,11 +118,12 @@ private:
                                                     {{rows, d}, f32, memory::dims{d, 1}}));
     }
 
-    void multiply(product const& p, void const* a, void const* b, void* out) const {
+    void multiply(product const& p, void const* a, void const* b, void* out, scratch& s) const {
         dnnl::stream stream(engine_);
         p.run.execute(stream, {{DNNL_ARG_SRC, memory(p.a, engine_, const_cast<void*>(a))},
                                {DNNL_ARG_WEIGHTS, memory(p.b, engine_, const_cast<void*>(b))},
-                               {DNNL_ARG_DST, memory(p.out, engine_, out)}});
+                               {DNNL_ARG_DST, memory(p.out, engine_, out)},
+                               {DNNL_ARG_SCRATCHPAD, memory(p.scratch, engine_, s.products.data())}});
         stream.wait();
     }
 
@@ -127,7 +134,7 @@ private:
         index_t const at    = (head * work_.queries + first) * d;
         auto const scale    = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
 
-        multiply(scores_products_.at(first), q_.data() + at * bytes, k_.data() + kv * bytes, s.scores.data());
+        multiply(scores_products_.at(first), q_.data() + at * bytes, k_.data() + kv * bytes, s.scores.data(), s);
         float sums[block_rows];
         for (index_t i = 0; i < rows; ++i)
             sums[i] = bench::exponentiate(s.scores.data() + i * prefix, first + i + 1, prefix, scale);
@@ -138,7 +145,7 @@ private:
             weights = s.weights.data();
         }
         float* const out = out_.data() + at;
-        multiply(value_products_.at(first), weights, v_.data() + kv * bytes, out);
+        multiply(value_products_.at(first), weights, v_.data() + kv * bytes, out, s);
         for (index_t i = 0; i < rows; ++i) Eigen::Map<Eigen::ArrayXf>(out + i * d, d) /= sums[i];
     }
 
@@ -157,6 +164,7 @@ private:
     std::vector<std::byte> q_, k_, v_;
     std::vector<float> out_;
     std::unordered_map<index_t, product> scores_products_, value_products_;
+    std::size_t scratch_bytes_ = 0;
     std::vector<scratch> scratch_;
 };
 

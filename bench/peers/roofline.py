@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The roofline of a run of compare.py: rate over arithmetic intensity, under the ceilings machine_limits measured."""
 
+import math
+
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 import report
 
@@ -22,18 +24,26 @@ def intensity(case):
     return case["flops"] / case["bytes"]
 
 
-def draw_ceilings(axes, limits, element, threads, span):
+def along(axes, a, b):
+    """The angle, on the page, of the line from a to b."""
+    (x0, y0), (x1, y1) = axes.transData.transform([a, b])
+    return math.degrees(math.atan2(y1 - y0, x1 - x0))
+
+
+def draw_ceilings(axes, limits, element, threads, span, bottom):
     """Slopes of the levels of memory and the plateau of the type's best unit, each with its name."""
     unit = report.best_limit(limits, "compute", report.UNITS[element], threads)
-    x = numpy.logspace(numpy.log10(span[0]), numpy.log10(span[1]), 200)
+    peak = unit["best"]
     for level, line in (("l2", (0, (1, 1.5))), ("l3", (0, (4, 2))), ("dram", "-")):
-        read = report.best_limit(limits, "read", (level,), threads)
-        axes.plot(x, numpy.minimum(read["median"] * x, unit["median"]), color=FAINT, linewidth=1.1, linestyle=line, zorder=1)
-        at = span[0] * 1.15
-        axes.annotate(f"{level.upper()} {report.digits(read['median'])} GB/s", xy=(at, read["median"] * at), color=FAINT,
-                      fontsize=8, xytext=(0, 4), textcoords="offset points", rotation=0)
-    axes.annotate(f"{unit['name']} {report.digits(unit['median'])} GFLOP/s", xy=(span[1], unit["median"]), color=FAINT,
-                  fontsize=8, xytext=(-3, 4), textcoords="offset points", ha="right")
+        rate = report.best_limit(limits, "read", (level,), threads)["best"]
+        xs = (span[0], peak / rate, span[1])
+        axes.plot(xs, (xs[0] * rate, peak, peak), color=FAINT, linewidth=1.1, linestyle=line, zorder=1)
+        start = max(span[0] * 1.1, 1.3 * bottom / rate)
+        axes.annotate(f"{level.upper()} {report.digits(rate)} GB/s", xy=(start, start * rate), xytext=(0, 3),
+                      textcoords="offset points", color=FAINT, fontsize=8, rotation_mode="anchor",
+                      rotation=along(axes, (start, start * rate), (2 * start, 2 * start * rate)))
+    axes.annotate(f"{unit['name']} {report.digits(peak)} GFLOP/s", xy=(span[1], peak), color=FAINT, fontsize=8,
+                  xytext=(-3, 4), textcoords="offset points", ha="right")
 
 
 def draw_panel(axes, data, element, threads):
@@ -41,15 +51,23 @@ def draw_panel(axes, data, element, threads):
     axes.set_xscale("log")
     axes.set_yscale("log")
     values = [intensity(c) for c in cases]
-    span = (min(values) / 3, max(values) * 3)
-    draw_ceilings(axes, data["limits"], element, threads, span)
+    rates = [c["flops"] / report.median(p["ms"]) * 1e-6 for c in cases for p in report.timed(c).values()]
+    peak = report.best_limit(data["limits"], "compute", report.UNITS[element], threads)["best"]
+    span = (min(values + [1.0]) / 2, max(values) * 3)
+    bottom = min(rates) / 1.6
+    axes.set_xlim(span)
+    axes.set_ylim(bottom, peak * 1.6)
+    draw_ceilings(axes, data["limits"], element, threads, span, bottom)
     for case in cases:
         for name, peer in report.timed(case).items():
             ours = name == report.OURS
             axes.plot(intensity(case), case["flops"] / report.median(peer["ms"]) * 1e-6, linestyle="none",
                       marker=MARKERS[case["kind"]], color=COLORS[name], markersize=9 if ours else 6,
                       alpha=1 if ours else 0.75, markeredgecolor="white", markeredgewidth=0.8, zorder=4 if ours else 3)
-    axes.set_xlim(span)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if axis is axes.yaxis else (1,)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: report.digits(value)))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_title(f"{element}, {threads} thread{'s' if threads > 1 else ''}", loc="left", fontsize=12, fontweight="bold",
                    color=INK)
     axes.set_xlabel("FLOPs for each byte of q, k, v, out", color=FAINT, fontsize=9)
@@ -78,14 +96,14 @@ def draw(data, out):
     plt.rcParams.update({"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "roofline"})
     figure, grid = plt.subplots(len(counts), len(elements), squeeze=False,
                                 figsize=(5.2 * len(elements), 4.3 * len(counts) + 1.4))
+    room = 1.4 / (4.3 * len(counts) + 1.4)
+    figure.subplots_adjust(left=0.07, right=0.98, top=1 - 0.45 * room, bottom=0.35 * room + 0.1, hspace=0.32, wspace=0.22)
     for row, threads in zip(grid, counts):
         for axes, element in zip(row, elements):
             if (element, threads) in timed:
                 draw_panel(axes, data, element, threads)
             else:
                 axes.set_axis_off()
-    room = 1.4 / (4.3 * len(counts) + 1.4)
-    figure.subplots_adjust(left=0.07, right=0.98, top=1 - 0.45 * room, bottom=0.35 * room + 0.1, hspace=0.32, wspace=0.22)
     figure.text(0.01, 0.985, f"{data['machine']['cpu']}, {data['date'][:10]}", fontsize=11, color=FAINT, va="top")
     legend(figure, data)
     paths = []

@@ -86,6 +86,14 @@ class Flex(Sdpa):
 PEERS = {"torch_sdpa": Sdpa, "torch_folded": Folded, "torch_flex": Flex}
 
 
+def milliseconds(peer, calls):
+    """Of one call, the mean of some."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        peer.run()
+    return (time.perf_counter() - start) * 1e3 / calls
+
+
 def answer(peer, request):
     if request["cmd"] == "prepare":
         why = peer.refusal(request)
@@ -93,13 +101,9 @@ def answer(peer, request):
             return {"refused": why}
         torch.set_num_threads(request["threads"])
         peer.prepare(request)
-        peer.run()
-        return {"types": f"q, k, v, out {request['type']}"}
+        return {"types": f"q, k, v, out {request['type']}", "ms": milliseconds(peer, 1)}
     if request["cmd"] == "go":
-        start = time.perf_counter()
-        for _ in range(request["calls"]):
-            peer.run()
-        return {"ms": (time.perf_counter() - start) * 1e3 / request["calls"]}
+        return {"ms": milliseconds(peer, request["calls"])}
     if request["cmd"] == "rows":
         rows = torch.stack([peer.row(head, query) for head, query in request["rows"]])
         return {"values": torch.nan_to_num(rows.float(), nan=1e30, posinf=1e30, neginf=-1e30).flatten().tolist()}

@@ -72,24 +72,22 @@ tensors split(work const& w, std::span<std::byte const> all) {
     return {all.subspan(0, q), all.subspan(q, kv), all.subspan(q + kv, kv)};
 }
 
-json prepare(peer& subject, json const& line) {
-    work const w = parse_work(line);
-    if (std::string const why = subject.refusal(w); !why.empty()) return {{"refused", why}};
-    auto const data = read_file(line.at("inputs"), (w.q_size() + 2 * w.kv_size()) * bytes_of(w.type));
-    json answer{{"types", subject.prepare(w, split(w, data))}};
-    subject.wake();
-    subject.run();
-    subject.rest();
-    return answer;
-}
-
-json go(peer& subject, int calls) {
+/// Of one call, the mean of some.
+double milliseconds(peer& subject, int calls) {
     subject.wake();
     bench::stopwatch const watch;
     for (int i = 0; i < calls; ++i) subject.run();
     double const seconds = watch.seconds();
     subject.rest();
-    return {{"ms", seconds * 1e3 / calls}};
+    return seconds * 1e3 / calls;
+}
+
+json prepare(peer& subject, json const& line) {
+    work const w = parse_work(line);
+    if (std::string const why = subject.refusal(w); !why.empty()) return {{"refused", why}};
+    auto const data         = read_file(line.at("inputs"), (w.q_size() + 2 * w.kv_size()) * bytes_of(w.type));
+    std::string const types = subject.prepare(w, split(w, data));
+    return {{"types", types}, {"ms", milliseconds(subject, 1)}};
 }
 
 json rows(peer const& subject, index_t head_dim, json const& wanted) {
@@ -110,7 +108,7 @@ json answer(peer& subject, std::string const& text, index_t& head_dim) try {
         head_dim = line.at("head_dim");
         return prepare(subject, line);
     }
-    if (cmd == "go") return go(subject, line.at("calls"));
+    if (cmd == "go") return {{"ms", milliseconds(subject, line.at("calls"))}};
     if (cmd == "rows") return rows(subject, head_dim, line.at("rows"));
     return {{"error", "no command " + cmd}};
 } catch (std::exception const& e) {

@@ -8,9 +8,9 @@
 //
 //   {"cmd": "prepare", "kind", "type", "heads", "kv_heads", "queries", "keys", "head_dim", "block", "threads",
 //   "inputs"}
-//       reads the inputs, makes one call                     {"types": "q, k, v, out bf16"} or {"refused": "why"}
-//   {"cmd": "go", "calls": n}                                {"ms": milliseconds of one call, the mean of n}
-//   {"cmd": "rows", "rows": [[head, query], ...]}            {"values": [head_dim floats for each]}
+//       reads the inputs, makes one call            {"types": "q, k, v, out bf16", "ms": of it} or {"refused": "why"}
+//   {"cmd": "go", "calls": n}                       {"ms": milliseconds of one call, the mean of n}
+//   {"cmd": "rows", "rows": [[head, query], ...]}   {"values": [head_dim floats for each]}
 //
 // Anything that goes wrong is answered by {"error": "what"}. The process ends with its input.
 //

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: MIT
+"""Tests of bench/peers: what a case is and costs, ratios, floors, tables, and the turns that peers take."""
+
+import pathlib
+import re
+import sys
+import tempfile
+import unittest
+
+import numpy
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "peers"))
+import cases
+import compare
+import report
+
+
+def case(**fields):
+    return cases.Case(**{"kind": "prefill", "type": "f32", "queries": 300, "keys": 300, "head_dim": 8, "threads": 1,
+                         "heads": 4, "kv_heads": 2, "block": 16, **fields})
+
+
+def limit(kind, name, best, threads=2, present=True, pattern=""):
+    numbers = {"median": best * 0.9, "best": best, "spread": 0.1} if present else {}
+    return {"kind": kind, "name": name, "pattern": pattern, "threads": threads, "unit": "GFLOP/s", "present": present,
+            **numbers}
+
+
+LIMITS = {
+    "features": "avx2 avx512f",
+    "caches": {"l1": 32 << 10, "l2": 1 << 20, "l3": 32 << 20},
+    "machine": {},
+    "limits": [
+        limit("compute", "fma_f32_avx2", 100), limit("compute", "fma_f32_avx512", 200), limit("compute", "fma_f32_avx512", 900, threads=1),
+        limit("compute", "dot_bf16_avx512", 400), limit("compute", "amx_bf16_registers", 0, present=False),
+        limit("read", "l2", 200, pattern="one_stream"), limit("read", "l3", 100, pattern="one_stream"),
+        limit("read", "dram", 20, pattern="one_stream"), limit("read", "dram", 25, pattern="four_streams"),
+    ],
+}
+
+
+def peer(name, *ms):
+    return {"name": name, "types": "f32", "error": 1e-7, "calls": 1, "ms": list(ms)}
+
+
+def result(kind="prefill", peers=(), **fields):
+    out = {"name": f"{kind} f32", "kind": kind, "type": "f32", "keys": 4096, "head_dim": 128, "threads": 2, "flops": 4e9,
+           "bytes": 8 << 20, "kv_bytes": 4 << 20, "peers": list(peers), **fields}
+    out["floor"] = report.floor_of(LIMITS, out["type"], out["flops"], out["bytes"], out["threads"])
+    return out
+
+
+class Cases(unittest.TestCase):
+    def test_edges_are_those_that_are_seen(self):
+        for kind, queries in (("prefill", 300), ("sparse", 300), ("sparse", 10), ("decode", 1)):
+            c = case(kind=kind, queries=queries, keys=1 if kind == "decode" else queries)
+            self.assertEqual(c.edges(), sum(int(c.sees(i).sum()) for i in range(queries)), c.name)
+
+    def test_sparse_rows(self):
+        c = case(kind="sparse")
+        self.assertEqual(c.blocks_of(0), [0])
+        self.assertEqual(c.blocks_of(8), [0, 7, 8])
+        self.assertEqual(c.blocks_of(12), [0, 4, 11, 12])
+        self.assertFalse(c.sees(40)[41])
+        self.assertFalse(c.sees(16 * 12)[16 * 5])
+
+    def test_cost(self):
+        c = case(kind="decode", type="bf16", queries=1, keys=1000, head_dim=64)
+        self.assertEqual(c.flops(), 4 * 1000 * 64 * 4)
+        self.assertEqual(c.kv_bytes(), 2 * 2 * 1000 * 64 * 2)
+        self.assertEqual(c.bytes(), c.kv_bytes() + 2 * 4 * 64 * 2)
+
+    def test_rounding(self):
+        bits = cases.round_to(numpy.array([1.0, 1.00390625, 1.01171875, -3.0], dtype=numpy.float32), "bf16")
+        self.assertEqual([hex(b) for b in bits], ["0x3f80", "0x3f80", "0x3f82", "0xc040"])  # ties go to even
+        self.assertEqual(cases.to_double(bits, "bf16").tolist(), [1.0, 1.0, 1.015625, -3.0])
+
+    def test_inputs_are_drawn_alike_and_not_zero(self):
+        a, b = cases.make_inputs(case()), cases.make_inputs(case())
+        for x, y in zip(a, b):
+            self.assertTrue((x == y).all())
+            self.assertAlmostEqual(float(x.std()), 1, delta=0.1)
+
+    def test_reference_is_attention(self):
+        c = case(kind="sparse", type="f16")
+        q, k, v = inputs = cases.make_inputs(c)
+        rows = cases.rows_to_check(c)
+        self.assertIn((c.heads - 1, c.queries - 1), rows)
+        got = cases.reference(c, inputs, rows)
+        for (head, i), row in zip(rows, got):
+            scores = k[head // 2].astype(float) @ q[head, i].astype(float) / 8**0.5
+            weights = numpy.where(c.sees(i), numpy.exp(scores), 0)
+            self.assertLess(cases.relative_error(row, weights @ v[head // 2].astype(float) / weights.sum()), 1e-12)
+        self.assertGreater(cases.relative_error(got[::-1], got), cases.TOLERANCE["f16"])
+
+    def test_names(self):
+        every = cases.all_cases([1, 2])
+        self.assertEqual(len({c.name for c in every}), len(every))
+        self.assertEqual({c.kind for c in every if c.default}, set(report.KINDS))
+        self.assertTrue(any(c.default for c in cases.all_cases([1])))
+
+
+class Report(unittest.TestCase):
+    def test_numbers(self):
+        self.assertEqual(report.median([3, 1, 2]), 2)
+        self.assertEqual(report.spread([1, 2, 4]), 1.5)
+        self.assertEqual([report.digits(x) for x in (12345.6, 123, 1.234, 0.01234)], ["12 346", "123", "1.23", "0.0123"])
+
+    def test_limits(self):
+        self.assertEqual(report.best_limit(LIMITS, "compute", report.UNITS["bf16"], 2)["name"], "dot_bf16_avx512")
+        self.assertEqual(report.best_limit(LIMITS, "read", ("dram",), 2)["pattern"], "four_streams")
+        self.assertIsNone(report.best_limit(LIMITS, "read", ("dram",), 7))
+        sizes = (60 << 10, 2 << 20, 3 << 20, 33 << 20)
+        self.assertEqual([report.level_of(LIMITS, b, 2) for b in sizes], ["l1", "l2", "l3", "dram"])
+
+    def test_floor_is_the_larger(self):
+        floor = report.floor_of(LIMITS, "f32", 4e9, 1 << 20, 2)
+        self.assertEqual((floor["unit"], floor["ms"]), ("fma_f32_avx512", 20))
+        floor = report.floor_of(LIMITS, "f32", 1e6, 50e6, 2)
+        self.assertEqual((floor["level"], floor["ms"]), ("dram", 2))
+        self.assertIsNone(report.floor_of(LIMITS, "f32", 1, 1, 7))
+
+    def test_ratios(self):
+        c = result(peers=[peer("butterfly", 24, 25, 26), peer("eigen", 60, 50, 40), peer("ggml", 90),
+                          {"name": "onednn", "failed": "relative error 1"}, {"name": "torch_flex", "refused": "no"}])
+        self.assertEqual(report.best_peer(c), ("eigen", 50))
+        self.assertEqual(report.ratio_to_best(c), 2)
+        self.assertEqual(report.share_of_floor(c), 0.8)
+        self.assertIsNone(report.ratio_to_best(result(peers=[peer("butterfly", 1)])))
+        self.assertIsNone(report.ratio_to_best(result(peers=[peer("ggml", 1)])))
+        sparse = result("sparse", [peer("butterfly", 10)], flops=1e9)
+        self.assertEqual(report.share_of_dense(sparse, [c, sparse]), 1e9 / 10 / (4e9 / 25))
+        self.assertIsNone(report.share_of_dense(sparse, [sparse]))
+
+    def test_document(self):
+        data = {"machine": {"cpu": "a CPU", "cores": 2, "system": "a system"}, "date": "2026-01-01", "command": ["run"],
+                "settings": {"rounds": 3}, "limits": LIMITS,
+                "peers": {"butterfly": {"version": "1"}, "ggml": {"skipped": "not built here"}},
+                "cases": [result(peers=[peer("butterfly", 25), peer("eigen", 50)]),
+                          result("sparse", [peer("butterfly", 10), {"name": "ggml", "failed": "its process ended"}],
+                                 flops=1e9, density=0.2),
+                          result("decode", [peer("butterfly", 2, 3, 4)], flops=1e6, bytes=40e6, kv_bytes=40e6)]}
+        text = report.document(data)
+        self.assertIn("| f32 | 4096 | 128 | 2 | 160 ±0 % | 80 ±0 % | 2.00 | 200 | 80 % |", text)
+        self.assertIn("| f32 | 4096 | 128 | 2 | 100 ±0 % | - | 200 | 50 % | 0.200 | 62 % |", text)
+        self.assertIn("| f32 | 4096 | 128 | 2 | 3 ±33 % | - | 13.3 | 1.6 (bytes) | 53 % |", text)
+        self.assertIn("ggml: left out, not built here", text)
+        self.assertIn("- sparse f32, ggml: its process ended", text)
+        self.assertIn("| amx_bf16_registers | 2 | absent |", text)
+        for table in re.findall(r"(?:^\|.*\|\n)+", text, flags=re.M):
+            self.assertEqual(len({line.count("|") for line in table.splitlines()}), 1, table)
+
+
+class Scripted:
+    """A worker whose calls take what a list says."""
+
+    def __init__(self, name, order, ms=5.0, fails_at=None):
+        self.name, self.order, self.ms, self.fails_at, self.asked = name, order, ms, fails_at, 0
+
+    def ask(self, request):
+        self.asked += 1
+        if self.asked == self.fails_at:
+            raise compare.PeerError("its process ended")
+        self.order.append((self.name, request["calls"]))
+        return {"ms": self.ms}
+
+
+class Turns(unittest.TestCase):
+    def measure(self, rounds=3, **workers):
+        entries = [{"name": n, "types": "f32", "error": 0, "first_ms": w.ms} for n, w in workers.items()]
+        compare.time_in_turns(workers, entries, rounds, 6)
+        return {e["name"]: e for e in entries}
+
+    def test_rounds_are_interleaved(self):
+        order = []
+        got = self.measure(a=Scripted("a", order), b=Scripted("b", order))
+        self.assertEqual(order, [("a", 1), ("b", 1)] + [("a", 4), ("b", 4), ("b", 4), ("a", 4), ("a", 4), ("b", 4)])
+        self.assertEqual(got["a"], {"name": "a", "types": "f32", "error": 0, "calls": 4, "ms": [5.0, 5.0, 5.0]})
+
+    def test_slow_peers_have_fewer_rounds(self):
+        order = []
+        got = self.measure(a=Scripted("a", order), slow=Scripted("slow", order, ms=3000.0), stuck=Scripted("stuck", order, ms=7000.0))
+        self.assertEqual(len(got["slow"]["ms"]), 2)
+        self.assertEqual(got["stuck"]["ms"], [7000.0])
+        self.assertNotIn("stuck", {name for name, _ in order})
+
+    def test_a_failure_is_of_one_peer(self):
+        order = []
+        got = self.measure(a=Scripted("a", order), b=Scripted("b", order, fails_at=3))
+        self.assertEqual(got["b"], {"name": "b", "types": "f32", "error": 0, "failed": "its process ended"})
+        self.assertEqual(len(got["a"]["ms"]), 3)
+
+    def test_a_process_is_spoken_to_line_by_line(self):
+        program = ('import sys, json\nprint("a library says hello")\nprint(json.dumps({"version": "7"}), flush=True)\n'
+                   'for line in sys.stdin:\n'
+                   '    cmd = json.loads(line)["cmd"]\n'
+                   '    if cmd == "die": sys.exit(3)\n'
+                   '    print(json.dumps({"error": "no"} if cmd == "bad" else {"ms": 1}), flush=True)\n')
+        with tempfile.TemporaryFile() as log:
+            worker = compare.Worker("x", [sys.executable, "-c", program], {}, log)
+            try:
+                self.assertEqual(worker.version, "7")
+                self.assertEqual(worker.ask({"cmd": "go"}), {"ms": 1})
+                for cmd in ("bad", "die"):
+                    with self.assertRaises(compare.PeerError):
+                        worker.ask({"cmd": cmd})
+                self.assertEqual(worker.ask({"cmd": "go"}), {"ms": 1})  # started again
+            finally:
+                worker.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()
