@@ -45,10 +45,11 @@ def best_limit(limits, kind, names, threads):
 
 
 def level_of(limits, bytes_read, threads):
-    """The smallest cache that holds so many bytes, L1 and L2 once per thread; dram where none does."""
+    """The smallest cache that holds half of so many bytes, L1 and L2 once per thread; dram where none does. A half: what
+    is read again may be found in part, and a floor must not be too high."""
     caches = limits["caches"]
     for name, capacity in (("l1", caches["l1"] * threads), ("l2", caches["l2"] * threads), ("l3", caches["l3"])):
-        if bytes_read <= capacity:
+        if bytes_read <= 2 * capacity:
             return name
     return "dram"
 
@@ -192,8 +193,9 @@ def document(data):
 
 Every peer is a process of its own; their repetitions are taken in turns, {settings['rounds']} rounds. Inputs are N(0, 1), rounded to the
 type of the case, the same for all. 8 query heads, 2 KV heads. FLOPs are 4 * head_dim for each visible (query, key) pair of each head.
-Floor: the larger of FLOPs over the measured peak of the best unit for the type (f16: float multiply-add) and bytes of q, k, v and out
-over the best measured read bandwidth of the level that holds them, both of this session. x best peer: time of the fastest peer over ours.
+Floor: the larger of FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add) and bytes of q, k, v and
+out over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both of this session. x best peer: time
+of the fastest peer over ours.
 
 """
     tables = "".join(kind_table(data, kind) for kind in KINDS)

@@ -110,14 +110,14 @@ class Report(unittest.TestCase):
         self.assertEqual(report.best_limit(LIMITS, "compute", report.UNITS["bf16"], 2)["name"], "dot_bf16_avx512")
         self.assertEqual(report.best_limit(LIMITS, "read", ("dram",), 2)["pattern"], "four_streams")
         self.assertIsNone(report.best_limit(LIMITS, "read", ("dram",), 7))
-        sizes = (60 << 10, 2 << 20, 3 << 20, 33 << 20)
+        sizes = (120 << 10, 4 << 20, 5 << 20, 65 << 20)
         self.assertEqual([report.level_of(LIMITS, b, 2) for b in sizes], ["l1", "l2", "l3", "dram"])
 
     def test_floor_is_the_larger(self):
         floor = report.floor_of(LIMITS, "f32", 4e9, 1 << 20, 2)
         self.assertEqual((floor["unit"], floor["ms"]), ("fma_f32_avx512", 20))
-        floor = report.floor_of(LIMITS, "f32", 1e6, 50e6, 2)
-        self.assertEqual((floor["level"], floor["ms"]), ("dram", 2))
+        floor = report.floor_of(LIMITS, "f32", 1e6, 100e6, 2)
+        self.assertEqual((floor["level"], floor["ms"]), ("dram", 4))
         self.assertIsNone(report.floor_of(LIMITS, "f32", 1, 1, 7))
 
     def test_ratios(self):
@@ -139,11 +139,11 @@ class Report(unittest.TestCase):
                 "cases": [result(peers=[peer("butterfly", 25), peer("eigen", 50)]),
                           result("sparse", [peer("butterfly", 10), {"name": "ggml", "failed": "its process ended"}],
                                  flops=1e9, density=0.2),
-                          result("decode", [peer("butterfly", 2, 3, 4)], flops=1e6, bytes=40e6, kv_bytes=40e6)]}
+                          result("decode", [peer("butterfly", 2, 3, 4)], flops=1e6, bytes=80e6, kv_bytes=80e6)]}
         text = report.document(data)
         self.assertIn("| f32 | 4096 | 128 | 2 | 160 ±0 % | 80 ±0 % | 2.00 | 200 | 80 % |", text)
         self.assertIn("| f32 | 4096 | 128 | 2 | 100 ±0 % | - | 200 | 50 % | 0.200 | 62 % |", text)
-        self.assertIn("| f32 | 4096 | 128 | 2 | 3 ±33 % | - | 13.3 | 1.6 (bytes) | 53 % |", text)
+        self.assertIn("| f32 | 4096 | 128 | 2 | 3 ±33 % | - | 26.7 | 3.2 (bytes) | 107 % |", text)
         self.assertIn("ggml: left out, not built here", text)
         self.assertIn("- sparse f32, ggml: its process ended", text)
         self.assertIn("| amx_bf16_registers | 2 | absent |", text)
