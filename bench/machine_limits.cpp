@@ -3,11 +3,11 @@
 // What this machine can do at most: arithmetic of each unit, and read bandwidth of each level of memory by the way of
 // reading. Goals are quoted against these figures, of the same session.
 //
-// A figure is the median of some repetitions of a few milliseconds each, all threads starting together, each on a core
-// of its own where the system lets it, and the slowest counting; `best` is the fastest of them, `spread` the slowest
+// A figure is the median of repetitions of a few milliseconds each, all threads starting together, each on a core of
+// its own where the system lets it, and the slowest counting. They are spread over the whole run, in rounds, so that a
+// neighbour who is busy for a second does not decide one figure. `best` is the fastest of them, `spread` the slowest
 // less the fastest over the median. Read bandwidth of L1 and L2 is measured on half of the cache, of L3 on a quarter of
-// it shared by the threads, of DRAM on four times L3 and 256 MiB at least. JSON: {"limits": [{kind, name, pattern,
-// threads, unit, present, median, best, spread}, ...]}.
+// it shared by the threads, of DRAM on four times L3 and 256 MiB at least.
 
 #include "limits_compute.hpp"
 #include "limits_read.hpp"
@@ -31,9 +31,9 @@
 namespace {
 
 struct settings {
-    int threads     = bench::default_threads();
-    int repetitions = 9;
-    double seconds  = 0.005; // of a repetition, at least
+    int threads    = bench::default_threads();
+    int rounds     = 5;
+    double seconds = 0.005; // of a repetition, at least
     std::string json;
 };
 
@@ -47,6 +47,8 @@ struct limit {
     bool present = true;
     std::vector<double> rates{};
 };
+
+constexpr int repetitions = 3; // of each round
 
 /// Where sums go, so that no loop can be left out.
 std::atomic<double> sink = 0;
@@ -69,7 +71,7 @@ void bind_to_core([[maybe_unused]] int thread) {
 }
 
 /// Seconds of each repetition of `work(thread)` by all threads together: from the first start to the last end.
-std::vector<double> time_together(int threads, int repetitions, std::function<double(int)> const& work) {
+std::vector<double> time_together(int threads, std::function<double(int)> const& work) {
     using clock = std::chrono::steady_clock;
     std::vector<std::vector<std::pair<clock::time_point, clock::time_point>>> marks(static_cast<std::size_t>(threads));
     std::barrier together(threads);
@@ -109,18 +111,20 @@ std::int64_t turns_for(double seconds, std::function<double(std::int64_t)> const
     }
 }
 
-std::vector<double> rates_of(std::vector<double> const& seconds, double work) {
-    std::vector<double> rates;
-    for (double const s : seconds) rates.push_back(work / s * 1e-9);
-    return rates;
-}
+/// A limit and how one thread takes part in measuring it.
+struct job {
+    limit result;
+    double work = 0; // of all threads in one repetition
+    std::function<double(int)> run{};
+};
 
-limit measure(settings const& s, bench::compute_unit const& unit, int threads) {
-    limit out{"compute", unit.name, "", unit.unit, threads, unit.present};
+job make_job(settings const& s, bench::compute_unit const& unit, int threads) {
+    job out{{"compute", unit.name, "", unit.unit, threads, unit.present}};
     if (!unit.present) return out;
-    std::int64_t const turns = turns_for(s.seconds, [&](std::int64_t n) { return double{unit.run(n)}; });
-    auto const seconds       = time_together(threads, s.repetitions, [&](int) { return double{unit.run(turns)}; });
-    out.rates                = rates_of(seconds, unit.work * static_cast<double>(turns) * threads);
+    auto const run           = unit.run;
+    std::int64_t const turns = turns_for(s.seconds, [run](std::int64_t n) { return double{run(n)}; });
+    out.work                 = unit.work * static_cast<double>(turns) * threads;
+    out.run                  = [run, turns](int) { return double{run(turns)}; };
     return out;
 }
 
@@ -144,64 +148,78 @@ std::vector<level> levels(bench::cache_sizes const& caches, int threads) {
 /// Memory of one thread, filled with numbers that are not zero.
 class buffer {
 public:
-    explicit buffer(std::size_t bytes) : words_(bytes / 8 + 8 + prefetched / 8) {
+    explicit buffer(std::size_t bytes) {
+        words_.reserve((bytes + alignment + prefetched) / 8);
         std::uint64_t x = 0x9e3779b97f4a7c15U;
-        for (std::uint64_t& word : words_) word = x = x * 6364136223846793005U + 1442695040888963407U;
+        while (words_.size() < words_.capacity()) words_.push_back(x = x * 6364136223846793005U + 1442695040888963407U);
     }
     [[nodiscard]] char const* data() const {
         auto const at = reinterpret_cast<std::uintptr_t>(words_.data());
-        return reinterpret_cast<char const*>(words_.data()) + (64 - at % 64) % 64;
+        return reinterpret_cast<char const*>(words_.data()) + (alignment - at % alignment) % alignment;
     }
 
 private:
-    static constexpr std::size_t prefetched = 8192; // prefetches past the end stay inside
+    static constexpr std::size_t alignment = 64, prefetched = 8192; // prefetches past the end stay inside
     std::vector<std::uint64_t> words_;
 };
 
-limit measure(settings const& s,
-              level const& l,
-              bench::read_pattern const& pattern,
-              bench::read_function read,
-              std::vector<buffer> const& memory) {
-    auto const threads = static_cast<int>(memory.size());
-    auto const passes  = [&](char const* data, std::int64_t n) {
+/// A buffer for each thread; the first holds what one thread alone reads.
+std::vector<buffer> make_buffers(bench::cache_sizes const& caches, int threads) {
+    auto const largest = [&](int n) {
+        std::size_t bytes = 0;
+        for (level const& l : levels(caches, n)) bytes = std::max(bytes, l.bytes);
+        return bytes;
+    };
+    std::vector<buffer> all;
+    for (int t = 0; t < threads; ++t) all.emplace_back(largest(t == 0 ? 1 : threads));
+    return all;
+}
+
+job make_job(settings const& s,
+             level const& l,
+             bench::read_pattern const& pattern,
+             bench::read_function read,
+             std::vector<buffer> const& memory,
+             int threads) {
+    auto const passes = [l, pattern, read](char const* data, std::int64_t n) {
         std::uint64_t sum = 0;
         for (std::int64_t i = 0; i < n; ++i) sum += read(data, l.bytes, pattern);
         return static_cast<double>(sum % 1024);
     };
     std::int64_t const n = turns_for(s.seconds, [&](std::int64_t t) { return passes(memory[0].data(), t); });
-    auto const seconds   = time_together(
-          threads, s.repetitions, [&](int thread) { return passes(memory[static_cast<std::size_t>(thread)].data(), n); });
-    limit out{"read", l.name, pattern.name, "GB/s", threads};
-    out.rates = rates_of(seconds, static_cast<double>(l.bytes) * static_cast<double>(n) * threads);
+    job out{{"read", l.name, pattern.name, "GB/s", threads}};
+    out.work = static_cast<double>(l.bytes) * static_cast<double>(n) * threads;
+    out.run  = [passes, n, &memory](int thread) { return passes(memory[static_cast<std::size_t>(thread)].data(), n); };
     return out;
 }
 
-/// Each unit and each level, by one thread and by all.
-std::vector<limit> measure_all(settings const& s, bench::cpu_features const& cpu) {
-    auto const units    = bench::compute_units(cpu);
-    auto const patterns = bench::read_patterns();
-    auto const reader   = bench::best_reader(cpu);
-    std::set<int> const counts{1, s.threads};
-    bench::progress bar(static_cast<double>(counts.size() * (units.size() + 4 * patterns.size())));
-    std::vector<limit> all;
-    for (int const threads : counts) {
-        for (bench::compute_unit const& unit : units) {
-            bar.label(fmt::format("{}, {} threads", unit.name, threads));
-            all.push_back(measure(s, unit, threads));
-            bar.advance(1);
-        }
-        for (level const& l : levels(bench::detect_cache_sizes(), threads)) {
-            std::vector<buffer> memory;
-            for (int t = 0; t < threads; ++t) memory.emplace_back(l.bytes);
-            for (bench::read_pattern const& pattern : patterns) {
-                bar.label(fmt::format("{} {}, {} threads", l.name, pattern.name, threads));
-                all.push_back(measure(s, l, pattern, reader, memory));
-                bar.advance(1);
-            }
-        }
+/// Each unit and each level, by one thread and by all. `memory` must outlive what is returned.
+std::vector<job> make_jobs(settings const& s, bench::cpu_features const& cpu, std::vector<buffer> const& memory) {
+    std::vector<job> all;
+    for (int const threads : std::set<int>{1, s.threads}) {
+        for (bench::compute_unit const& unit : bench::compute_units(cpu)) all.push_back(make_job(s, unit, threads));
+        for (level const& l : levels(bench::detect_cache_sizes(), threads))
+            for (bench::read_pattern const& pattern : bench::read_patterns())
+                all.push_back(make_job(s, l, pattern, bench::best_reader(cpu), memory, threads));
     }
     return all;
+}
+
+std::vector<limit> measure(settings const& s, bench::cpu_features const& cpu) {
+    auto const memory = make_buffers(bench::detect_cache_sizes(), s.threads);
+    auto jobs         = make_jobs(s, cpu, memory);
+    bench::progress bar(static_cast<double>(jobs.size()) * s.rounds);
+    for (int round = 0; round < s.rounds; ++round)
+        for (job& j : jobs) {
+            bar.label(fmt::format("{} {}, {} threads", j.result.name, j.result.pattern, j.result.threads));
+            if (j.result.present)
+                for (double const seconds : time_together(j.result.threads, j.run))
+                    j.result.rates.push_back(j.work / seconds * 1e-9);
+            bar.advance(1);
+        }
+    std::vector<limit> results;
+    for (job& j : jobs) results.push_back(std::move(j.result));
+    return results;
 }
 
 bench::json to_json(limit const& l) {
@@ -240,7 +258,7 @@ void run(settings const& s, bench::json document) {
     document["features"]          = cpu.names();
     document["caches"]            = {{"l1", caches.l1}, {"l2", caches.l2}, {"l3", caches.l3}};
     fmt::print(text, "{}: {}\n", document["machine"]["cpu"].get<std::string>(), cpu.names());
-    auto const all = measure_all(s, cpu);
+    auto const all = measure(s, cpu);
     for (limit const& l : all) document["limits"].push_back(to_json(l));
     print(all, text);
     bench::write_json(document, s.json);
@@ -253,7 +271,7 @@ int main(int argc, char** argv) {
     CLI::App app("Measured limits of this machine: arithmetic of each unit, read bandwidth of each level of memory.",
                  "machine_limits");
     app.add_option("--threads", s.threads, "threads, besides 1")->check(CLI::Range(1, 1024))->capture_default_str();
-    app.add_option("--repetitions", s.repetitions, "of each measurement; medians are reported")
+    app.add_option("--rounds", s.rounds, "over all limits, three repetitions each; medians are reported")
         ->check(CLI::Range(1, 1000))
         ->capture_default_str();
     app.add_option("--seconds", s.seconds, "a repetition lasts at least")
