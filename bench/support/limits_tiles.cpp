@@ -42,16 +42,17 @@ struct alignas(64) tile_memory {
     std::uint8_t b[b_tiles][tile_bytes];
     std::uint8_t c[tile_bytes];
 
-    /// Bytes of bf16 values near 1/2 as well as of small integers.
+    /// Bytes of bf16 values of 1/8 to 1/2 as well as of small integers. Signs alternate in A from value to value, in B
+    /// from pair to pair, which keeps the sums small.
     tile_memory() {
-        auto const fill = [](std::uint8_t* to, std::size_t bytes) {
+        auto const fill = [](std::uint8_t* to, std::size_t bytes, std::size_t period) {
             for (std::size_t i = 0; i < bytes; i += 2) {
                 to[i]     = static_cast<std::uint8_t>(1 + i * 37 % 127);
-                to[i + 1] = i % 4 == 0 ? 0x3e : 0xbe; // alternating signs keep the sums small
+                to[i + 1] = i % period < period / 2 ? 0x3e : 0xbe;
             }
         };
-        fill(a[0], sizeof a);
-        fill(b[0], sizeof b);
+        fill(a[0], sizeof a, 4);
+        fill(b[0], sizeof b, 8);
         std::memset(c, 0, sizeof c);
     }
 };
