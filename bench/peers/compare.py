@@ -104,7 +104,7 @@ def start_workers(arguments, features, log):
         commands[name] = [python, str(pathlib.Path(__file__).with_name("torch_worker.py")), name] if python else None
     workers, peers = {}, {}
     for name, command in commands.items():
-        if arguments.peers and name not in arguments.peers:
+        if name not in arguments.peers:
             continue
         try:
             if command is None:
@@ -209,23 +209,64 @@ def machine_limits(arguments, folder):
     return merged
 
 
-def parse_arguments():
+def pattern(text):
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no regular expression: {error}") from error
+
+
+def counts(text):
+    if not re.fullmatch(r"[1-9]\d{0,3}(,[1-9]\d{0,3})*", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no list of counts of threads")
+    return sorted({int(part) for part in text.split(",")})
+
+
+def peer_names(text):
+    unknown = set(text.split(",")) - set(report.NAMES)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no peer {', '.join(sorted(unknown))}; there is {', '.join(report.NAMES)}")
+    return text.split(",")
+
+
+def positive(kind):
+    def parse(text):
+        value = kind(text)
+        if not 0 < value < 1e6:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    return parse
+
+
+def parse_arguments(arguments):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="every case, not the short list")
-    parser.add_argument("--only", type=re.compile, help="cases whose name matches, of all: 'decode bf16 .*2T'")
+    parser.add_argument("--only", metavar="REGEX", type=pattern, help="cases whose name matches, of all")
     parser.add_argument("--list", action="store_true", help="name the cases and end")
-    parser.add_argument("--peers", type=lambda s: s.split(","), help=f"a list of {', '.join(report.NAMES)}")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
-    parser.add_argument("--budget", type=float, default=6, help="seconds for a peer in a case (default: %(default)s)")
-    parser.add_argument("--threads", type=lambda s: [int(x) for x in s.split(",")], default=sorted({1, cores}),
-                        help="a list (default: 1 and the cores)")
-    parser.add_argument("--out", default="build/peers", help="folder of what is written (default: %(default)s)")
-    parser.add_argument("--programs", default="build/native/bench/peers", help="folder of the peers' programs")
-    parser.add_argument("--limits", default="build/native/bench/machine_limits", help="the program machine_limits")
-    parser.add_argument("--python", help="a Python that has PyTorch; none: it is left out")
-    parser.add_argument("--library-path", help="where that Python's PyTorch finds libraries")
-    return parser.parse_args()
+    parser.add_argument("--peers", metavar="LIST", type=peer_names, default=list(report.NAMES),
+                        help=f"of {', '.join(report.NAMES)} (default: all)")
+    parser.add_argument("--rounds", type=positive(int), default=7, help="timed rounds (default: %(default)s)")
+    parser.add_argument("--budget", metavar="SECONDS", type=positive(float), default=6,
+                        help="for the rounds of a peer in a case (default: %(default)s)")
+    parser.add_argument("--threads", metavar="LIST", type=counts, default=sorted({1, cores}),
+                        help="counts of threads (default: 1 and the cores)")
+    parser.add_argument("--out", metavar="DIR", default="build/peers", help="where results go (default: %(default)s)")
+    parser.add_argument("--programs", metavar="DIR", default="build/native/bench/peers", help="where the peers' programs are")
+    parser.add_argument("--limits", metavar="PROGRAM", default="build/native/bench/machine_limits", help="machine_limits")
+    parser.add_argument("--python", metavar="PROGRAM", help="a Python that has PyTorch; none: it is left out")
+    parser.add_argument("--library-path", metavar="DIR", help="where that Python's PyTorch finds libraries")
+    return parser.parse_args(arguments)
+
+
+def command_of(arguments):
+    """What a reader types for the same cases."""
+    said = ["--full"] if arguments.full else []
+    said += ["--only", f"'{arguments.only.pattern}'"] if arguments.only else []
+    said += ["--peers", ",".join(arguments.peers)] if len(arguments.peers) < len(report.NAMES) else []
+    return ["bench/peers/run"] + said + ["--rounds", str(arguments.rounds), "--budget", f"{arguments.budget:g}",
+                                         "--threads", ",".join(map(str, arguments.threads))]
 
 
 def measure(arguments, selected, folder):
@@ -242,18 +283,21 @@ def measure(arguments, selected, folder):
             for worker in workers.values():
                 worker.stop()
     return {"program": "compare", "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "command": ["bench/peers/run"] + sys.argv[1:], "machine": limits["machine"],
+            "command": command_of(arguments), "machine": limits["machine"],
             "settings": {"rounds": arguments.rounds, "threads": arguments.threads}, "peers": peers, "limits": limits,
             "cases": results}
 
 
 def main():
-    arguments = parse_arguments()
+    arguments = parse_arguments(sys.argv[1:])
     known = shapes.all_cases(arguments.threads)
     selected = [c for c in known if (arguments.only.search(c.name) if arguments.only else c.default or arguments.full)]
-    if arguments.list or not selected:
-        print("\n".join(c.name for c in (selected or known)))
-        return 0 if arguments.list else 2
+    if not selected:
+        print(f"compare: --only {arguments.only.pattern}: no case has such a name; --list --full names them", file=sys.stderr)
+        return 2
+    if arguments.list:
+        print("\n".join(c.name for c in selected))
+        return 0
     folder = pathlib.Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
     data = measure(arguments, selected, folder)

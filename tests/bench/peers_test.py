@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Tests of bench/peers: what a case is and costs, ratios, floors, tables, and the turns that peers take."""
 
+import contextlib
+import io
 import pathlib
 import re
 import sys
@@ -149,6 +151,20 @@ class Report(unittest.TestCase):
         self.assertIn("| amx_bf16_registers | 2 | absent |", text)
         for table in re.findall(r"(?:^\|.*\|\n)+", text, flags=re.M):
             self.assertEqual(len({line.count("|") for line in table.splitlines()}), 1, table)
+
+
+class Arguments(unittest.TestCase):
+    def test_command(self):
+        arguments = compare.parse_arguments(["--only", "decode .*2T", "--threads", "2,1,2", "--peers", "ggml,butterfly"])
+        self.assertEqual(arguments.threads, [1, 2])
+        self.assertEqual(" ".join(compare.command_of(arguments)), "bench/peers/run --only 'decode .*2T' --peers ggml,butterfly "
+                         "--rounds 7 --budget 6 --threads 1,2")
+
+    def test_bad_ones_are_refused(self):
+        for bad in (["--only", "["], ["--threads", "0"], ["--threads", ""], ["--peers", "abacus"], ["--rounds", "0"],
+                    ["--budget", "nan"]):
+            with self.assertRaises(SystemExit, msg=bad), contextlib.redirect_stderr(io.StringIO()):
+                compare.parse_arguments(bad)
 
 
 class Scripted:
