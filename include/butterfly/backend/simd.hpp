@@ -11,6 +11,7 @@
 #include <butterfly/backend/host/merge_ops.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
+#include <butterfly/backend/simd/bf16_ops.hpp>
 #include <butterfly/backend/simd/bf16_unit.hpp>
 #include <butterfly/backend/simd/work_list.hpp>
 

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 namespace butterfly::backend {
 namespace on_host {}
@@ -78,10 +79,49 @@ template <class Arch>
 #endif
 }
 
+/// Lane i is the sum of the lanes of x[i], each by the same tree of additions.
+template <class Arch>
+[[nodiscard, gnu::always_inline]] inline xsimd::batch<float, Arch>
+horizontal_sums(xsimd::batch<float, Arch> const* x) noexcept {
+    using batch = xsimd::batch<float, Arch>;
+#if defined(__AVX512F__)
+    if constexpr (batch::size == 16) {
+        __m512 quarter[4], half[2];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) { // lane j of each 128 bits: a quarter of the sum of x[4 i + j]
+            __m512 const a =
+                _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i], x[4 * i + 1]), _mm512_unpackhi_ps(x[4 * i], x[4 * i + 1]));
+            __m512 const b = _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i + 2], x[4 * i + 3]),
+                                           _mm512_unpackhi_ps(x[4 * i + 2], x[4 * i + 3]));
+            quarter[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
+                                       _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))));
+        }
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i)
+            half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[2 * i], quarter[2 * i + 1], 0x88),
+                                    _mm512_shuffle_f32x4(quarter[2 * i], quarter[2 * i + 1], 0xdd));
+        return _mm512_add_ps(_mm512_shuffle_f32x4(half[0], half[1], 0x88),
+                             _mm512_shuffle_f32x4(half[0], half[1], 0xdd));
+    }
+#endif
+    if constexpr (batch::size < 16) return xsimd::haddp(x);
+    alignas(64) float sums[batch::size];
+    for (std::size_t i = 0; i < batch::size; ++i) sums[i] = horizontal_sum(x[i]);
+    return batch::load_aligned(sums);
+}
+
 /// Largest lane.
 template <class Arch>
 [[nodiscard]] inline float horizontal_max(xsimd::batch<float, Arch> const& x) noexcept {
     [[maybe_unused]] constexpr auto size = xsimd::batch<float, Arch>::size;
+#if defined(__AVX512F__)
+    if constexpr (size == 16) {
+        __m256 const half = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+        __m128 top        = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+        top               = _mm_max_ps(top, _mm_movehl_ps(top, top));
+        return _mm_cvtss_f32(_mm_max_ss(top, _mm_movehdup_ps(top)));
+    }
+#endif
     alignas(64) float lane[size];
     x.store_aligned(lane);
     float top = lane[0];
@@ -195,6 +235,17 @@ template <class Isa>
 /// Loads the first `count` elements as floats, zeros after them; reads nothing past them.
 template <class Isa, class T>
 [[nodiscard]] inline f32<Isa> load_part(T const* p, index_t count) noexcept {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+    if constexpr (lanes<Isa> == 16) { // lanes that a mask leaves out are not touched
+        auto const mask = static_cast<__mmask16>((1U << count) - 1U);
+        if constexpr (sizeof(T) == 4) return _mm512_maskz_loadu_ps(mask, p);
+        if constexpr (sizeof(T) == 2) {
+            __m256i const words = _mm256_maskz_loadu_epi16(mask, p);
+            if constexpr (std::is_same_v<T, float16>) return _mm512_cvtph_ps(words);
+            return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(words), 16));
+        }
+    }
+#endif
     alignas(64) float values[static_cast<std::size_t>(lanes<Isa>)] = {};
     for (index_t i = 0; i < count; ++i) values[i] = static_cast<float>(p[i]);
     return f32<Isa>::load_aligned(values);

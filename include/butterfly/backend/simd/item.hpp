@@ -167,6 +167,10 @@ inline void gather_rows(storage_ref const& s, index_t kv_head, key_tile const& t
     }
     std::byte const* const base = host::row_address(s, kv_head, 0);
     index_t at                  = s.ring != 0 ? tile.first % s.ring : tile.first;
+    if (s.ring == 0 || at + tile.count <= s.ring) {
+        for (int j = 0; j < tile.count; ++j) rows[j] = base + (at + j) * s.slot_stride;
+        return;
+    }
     for (int j = 0; j < tile.count; ++j) {
         rows[j] = base + at * s.slot_stride;
         if (++at == s.ring) at = 0;

@@ -6,40 +6,55 @@
 //   decode       rows -> floats in scratch                      every codec; all the tile class needs
 //   score        dot products with packed rows, in place        null: decode to scratch, then f32 rows
 //   accumulate   weighted sums of packed rows, in place         null: likewise
+//   prepare      packs the queries for `score`                  null: it reads floats
+//   settle       puts the columns of sums in order              null: they are
 //
 // A codec with `decode` alone works. A user's codec may bring more through its own `simd_ops(Isa, codec)`, found by
 // argument-dependent lookup.
 
 #include <butterfly/backend/host/codec_ops.hpp>
-#include <butterfly/backend/simd/amx_unit.hpp>
 #include <butterfly/backend/simd/batch.hpp>
-#include <butterfly/backend/simd/bf16_unit.hpp>
-#include <butterfly/backend/simd/dot_unit.hpp>
 #include <butterfly/backend/simd/tile_unit.hpp>
 #include <butterfly/sdpa/problem.hpp>
 
 #include <algorithm>
+#include <type_traits>
 
 namespace butterfly::backend::vec {
 
 // Plain data, the same in objects of every instruction set: it stands outside the inline namespace.
 
-/// Query rows of the stream class, packed: [rows][stride] floats, zeros from head_dim to stride.
+/// Query rows of the stream class: [rows][stride] floats, zeros from head_dim to stride, a multiple of query_padding.
 struct stream_queries {
     float const* data;
     index_t stride;
     int rows;
+    float scale             = 1.0F;
+    std::byte const* packed = nullptr; // what `prepare` made of them, 4 * stride bytes for each row
 };
+
+/// Floats that rows of queries and outputs are padded to: the longest run of columns that a leaf works on.
+inline constexpr index_t query_padding = 32;
 
 /// Rows that will be read next: fetched towards L2 while the present ones are worked on, row k beside present row k.
 struct rows_ahead {
     std::byte const* const* rows = nullptr;
     int count                    = 0;
     index_t bytes                = 0; // of one row
+    index_t skip                 = 0; // bytes from rows[k] to where row k stands
 
-    void fetch(int k) const noexcept {
-        if (k >= count) return;
-        for (index_t b = 0; b < bytes; b += 64) __builtin_prefetch(rows[k] + b, 0, 2);
+    void fetch(int first, int end) const noexcept {
+        for (int k = first; k < std::min(end, count); ++k) {
+            std::byte const* const row = rows[k] + skip;
+            index_t b                  = 0;
+            for (; b + 256 <= bytes; b += 256) {
+                __builtin_prefetch(row + b, 0, 2);
+                __builtin_prefetch(row + b + 64, 0, 2);
+                __builtin_prefetch(row + b + 128, 0, 2);
+                __builtin_prefetch(row + b + 192, 0, 2);
+            }
+            for (; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+        }
     }
 };
 
@@ -51,7 +66,7 @@ struct key_rows {
     rows_ahead ahead{};
 };
 
-/// Packed value rows of a tile, and which of them to sum: rows[keys[k]] for k in [0, count).
+/// Packed value rows of a tile, and which of them to sum: rows[keys[k]] for k in [0, count), keys ascending.
 struct value_rows {
     std::byte const* const* rows;
     int const* keys;
@@ -61,12 +76,18 @@ struct value_rows {
 };
 
 /// The functions of one codec for one instruction set. `base` comes first, so that host code may read it as codec_ops.
+/// Sums of a row depend on the row, its keys and where these stand in their tile, and on nothing beside them.
 struct simd_codec_ops {
     host::codec_ops base;
-    /// scores[r * tile_slots + k] = <query r, row k> for k in [0, count).
+    /// scores[r * tile_slots + k] = scale * <query r, row k> for k in [0, count).
     void (*score)(key_rows const&, stream_queries, float* scores) noexcept;
-    /// out[r * stride + d] += sum over listed keys j of weights[r * tile_slots + j] * row_j[d].
+    /// out[r * stride + d] += sum over listed keys j of weights[r * tile_slots + j] * row_j[d]. Weights of keys that
+    /// are not listed are zero.
     void (*accumulate)(value_rows const&, float const* weights, int query_rows, float* out, index_t stride) noexcept;
+    /// Packs the rows of q for `score`, once for an item and its keys of this codec; null: it reads floats.
+    void (*prepare)(stream_queries const& q, std::byte* packed) noexcept = nullptr;
+    /// Puts columns in order that `accumulate` keeps in one of its own, once for a span; null: they are in order.
+    void (*settle)(float* out, int query_rows, index_t stride) noexcept = nullptr;
     /// What multiplies packed rows in the tile class; null: they are decoded to f32.
     tile_unit const* tile = nullptr;
 };
@@ -89,121 +110,172 @@ void decode_raw(
 
 namespace block {
 
-/// Dot products of Rows queries with Keys rows. Each dot has its own accumulator, so how rows and keys are grouped
-/// never changes a bit.
+/// Accumulators of a block of the stream class: four query rows of stream_keys each, or fewer rows of more.
+template <class Isa>
+inline constexpr int stream_sums = 4 * Isa::stream_keys;
+
+/// Calls dots(rows, first) for blocks of Keys rows, and dots_of(count) for a last one that repeats its last row and
+/// whose first `count` columns are to be kept.
+template <int Keys, class Whole, class Rest>
+void by_keys(key_rows const& k, rows_ahead const& ahead, Whole const& whole, Rest const& rest) noexcept {
+    int j = 0;
+    for (; j + Keys <= k.count; j += Keys) {
+        ahead.fetch(j, j + Keys);
+        whole(k.rows + j, j);
+    }
+    if (j == k.count) return;
+    ahead.fetch(j, j + Keys);
+    std::byte const* rows[Keys];
+    for (int i = 0; i < Keys; ++i) rows[i] = k.rows[std::min(j + i, k.count - 1)];
+    rest(rows, j, k.count - j);
+}
+
+/// scores[r * tile_slots + k] = scale * dot product of Rows queries with Keys rows, for `real` rows and `count` keys.
+/// Each dot product has an accumulator of its own and all are reduced by one tree, so how rows and keys are grouped
+/// changes no bit.
 template <class Isa, class T, int Rows, int Keys>
-void score_block(T const* const* keys, index_t head_dim, float const* queries, index_t stride, float* scores) noexcept {
-    f32<Isa> sum[Rows][Keys];
-    for (auto& row : sum)
-        for (auto& s : row) s = f32<Isa>(0.0F);
-    index_t const whole = head_dim - head_dim % lanes<Isa>;
-    auto const step     = [&](index_t d, auto const& load_key) {
+void dot_block(std::byte const* const* rows,
+               index_t head_dim,
+               float const* const* queries,
+               float scale,
+               int real,
+               int count,
+               float* scores) noexcept {
+    constexpr int all = Rows * Keys;
+    f32<Isa> sum[all];
+#pragma GCC unroll 16
+    for (int i = 0; i < all; ++i) sum[i] = f32<Isa>(0.0F);
+    index_t d = 0;
+    for (; d + lanes<Isa> <= head_dim; d += lanes<Isa>) {
         f32<Isa> key[Keys];
-        for (int j = 0; j < Keys; ++j) key[j] = load_key(keys[j] + d);
+#pragma GCC unroll 16
+        for (int k = 0; k < Keys; ++k) key[k] = load_as<Isa>(reinterpret_cast<T const*>(rows[k]) + d);
+#pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
-            f32<Isa> const query = load_as<Isa>(queries + r * stride + d);
-            for (int j = 0; j < Keys; ++j) sum[r][j] = fma(query, key[j], sum[r][j]);
+            f32<Isa> const query = load_as<Isa>(queries[r] + d);
+#pragma GCC unroll 16
+            for (int k = 0; k < Keys; ++k) sum[r * Keys + k] = fma(query, key[k], sum[r * Keys + k]);
         }
-    };
-    for (index_t d = 0; d < whole; d += lanes<Isa>) step(d, [](T const* at) { return load_as<Isa>(at); });
-    if (whole < head_dim) step(whole, [&](T const* at) { return load_part<Isa>(at, head_dim - whole); });
-    for (int r = 0; r < Rows; ++r)
-        for (int j = 0; j < Keys; ++j) scores[r * tile_slots + j] = horizontal_sum(sum[r][j]);
-}
-
-template <class Isa, class T, int Keys>
-void score_rows(T const* const* keys, index_t head_dim, stream_queries const& q, float* scores) noexcept {
-    int r         = 0;
-    auto const at = [&](int row) { return q.data + row * q.stride; };
-    for (; r + 4 <= q.rows; r += 4)
-        score_block<Isa, T, 4, Keys>(keys, head_dim, at(r), q.stride, scores + r * tile_slots);
-    for (; r + 2 <= q.rows; r += 2)
-        score_block<Isa, T, 2, Keys>(keys, head_dim, at(r), q.stride, scores + r * tile_slots);
-    for (; r < q.rows; ++r) score_block<Isa, T, 1, Keys>(keys, head_dim, at(r), q.stride, scores + r * tile_slots);
-}
-
-/// Rows x Keys of the weighted sum over all columns: out += sum over Keys listed rows, in the order listed. Value rows
-/// are read from end to end, which is how memory likes to be read.
-template <class Isa, class T, int Rows, int Keys>
-void accumulate_block(value_rows const& v, int first, float const* weights, float* out, index_t stride) noexcept {
-    T const* row[Keys];
-    f32<Isa> weight[Rows][Keys];
-    for (int k = 0; k < Keys; ++k) {
-        row[k] = reinterpret_cast<T const*>(v.rows[v.keys[first + k]]);
-        for (int r = 0; r < Rows; ++r) weight[r][k] = f32<Isa>(weights[r * tile_slots + v.keys[first + k]]);
     }
-    auto const step = [&](index_t d, auto const& load_value) {
-        f32<Isa> value[Keys];
-        for (int k = 0; k < Keys; ++k) value[k] = load_value(row[k] + d);
+    if (d < head_dim) {
+        f32<Isa> key[Keys];
+#pragma GCC unroll 16
+        for (int k = 0; k < Keys; ++k) key[k] = load_part<Isa>(reinterpret_cast<T const*>(rows[k]) + d, head_dim - d);
+#pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
-            f32<Isa> sum = load_as<Isa>(out + r * stride + d);
-            for (int k = 0; k < Keys; ++k) sum = fma(weight[r][k], value[k], sum);
-            sum.store_unaligned(out + r * stride + d);
+            f32<Isa> const query = load_as<Isa>(queries[r] + d);
+#pragma GCC unroll 16
+            for (int k = 0; k < Keys; ++k) sum[r * Keys + k] = fma(query, key[k], sum[r * Keys + k]);
         }
-    };
-    index_t const whole = v.head_dim - v.head_dim % lanes<Isa>;
-    for (index_t d = 0; d < whole; d += lanes<Isa>) step(d, [](T const* at) { return load_as<Isa>(at); });
-    if (whole < v.head_dim) step(whole, [&](T const* at) { return load_part<Isa>(at, v.head_dim - whole); });
+    }
+    alignas(64) float sums[all];
+#pragma GCC unroll 16
+    for (int g = 0; g < all; g += lanes<Isa>) (horizontal_sums(sum + g) * f32<Isa>(scale)).store_aligned(sums + g);
+    if (real == Rows && count == Keys) {
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) __builtin_memcpy(scores + r * tile_slots, sums + r * Keys, Keys * sizeof(float));
+        return;
+    }
+    for (int r = 0; r < real; ++r) std::copy_n(sums + r * Keys, count, scores + r * tile_slots);
 }
 
-/// All keys for Rows rows, fetching what comes next.
 template <class Isa, class T, int Rows>
-void accumulate_rows(
-    value_rows const& v, rows_ahead const& ahead, float const* weights, float* out, index_t stride) noexcept {
-    constexpr int keys = Isa::stream_keys;
-    int k              = 0;
-    for (; k + keys <= v.count; k += keys) {
-        for (int i = k; i < k + keys; ++i) ahead.fetch(i);
-        accumulate_block<Isa, T, Rows, keys>(v, k, weights, out, stride);
+void score_rows(
+    key_rows const& k, rows_ahead const& ahead, stream_queries const& q, int first, int real, float* scores) noexcept {
+    constexpr int keys = stream_sums<Isa> / Rows;
+    float const* queries[Rows];
+    for (int r = 0; r < Rows; ++r) queries[r] = q.data + (first + std::min(r, real - 1)) * q.stride;
+    scores += first * tile_slots;
+    by_keys<keys>(
+        k, ahead,
+        [&](std::byte const* const* rows, int j) {
+            dot_block<Isa, T, Rows, keys>(rows, k.head_dim, queries, q.scale, real, keys, scores + j);
+        },
+        [&](std::byte const* const* rows, int j, int count) {
+            dot_block<Isa, T, Rows, keys>(rows, k.head_dim, queries, q.scale, real, count, scores + j);
+        });
+}
+
+/// out += the weighted sum of the listed keys, in their order, over Rows rows and Vectors vectors of columns from
+/// column d on. Sums stay in registers from the first key to the last. A column past the row's end is not read.
+template <class Isa, class T, int Rows, int Vectors, bool Part, bool Ahead>
+void sum_block(value_rows const& v, index_t d, float const* weights, float* out, index_t stride) noexcept {
+    f32<Isa> sum[Rows * Vectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (int i = 0; i < Vectors; ++i) sum[r * Vectors + i] = load_as<Isa>(out + r * stride + d + i * lanes<Isa>);
+    for (int k = 0; k < v.count; ++k) {
+        if constexpr (Ahead) v.ahead.fetch(k, k + 1);
+        auto const* const row = reinterpret_cast<T const*>(v.rows[v.keys[k]]) + d;
+        f32<Isa> value[Vectors];
+#pragma GCC unroll 16
+        for (int i = 0; i < Vectors; ++i)
+            value[i] = Part ? load_part<Isa>(row, v.head_dim - d) : load_as<Isa>(row + i * lanes<Isa>);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+            f32<Isa> const weight(weights[r * tile_slots + v.keys[k]]);
+#pragma GCC unroll 16
+            for (int i = 0; i < Vectors; ++i) sum[r * Vectors + i] = fma(weight, value[i], sum[r * Vectors + i]);
+        }
     }
-    for (; k < v.count; ++k) accumulate_block<Isa, T, Rows, 1>(v, k, weights, out, stride);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (int i = 0; i < Vectors; ++i) sum[r * Vectors + i].store_unaligned(out + r * stride + d + i * lanes<Isa>);
+}
+
+/// All columns of Rows rows; the first ones fetch what comes next.
+template <class Isa, class T, int Rows, bool Ahead>
+void sum_rows(value_rows const& v, float const* weights, float* out, index_t stride) noexcept {
+    constexpr int wide = stream_sums<Isa> / Rows;
+    index_t d          = 0;
+    if (constexpr index_t w = wide * lanes<Isa>; w <= v.head_dim) {
+        sum_block<Isa, T, Rows, wide, false, Ahead>(v, d, weights, out, stride);
+        for (d = w; d + w <= v.head_dim; d += w)
+            sum_block<Isa, T, Rows, wide, false, false>(v, d, weights, out, stride);
+    } else if (Ahead) {
+        v.ahead.fetch(0, v.count);
+    }
+    for (; d + lanes<Isa> <= v.head_dim; d += lanes<Isa>)
+        sum_block<Isa, T, Rows, 1, false, false>(v, d, weights, out, stride);
+    if (d < v.head_dim) sum_block<Isa, T, Rows, 1, true, false>(v, d, weights, out, stride);
+}
+
+/// f(block, first, real) for blocks of 4, 2 and 1 rows; where `Pad`, three rows are a block of four.
+template <bool Pad, class F>
+void by_rows(int rows, F const& f) noexcept {
+    int r = 0;
+    for (; rows - r >= (Pad ? 3 : 4); r += 4) f(std::integral_constant<int, 4>{}, r, std::min(4, rows - r));
+    if (rows - r >= 2) {
+        f(std::integral_constant<int, 2>{}, r, 2);
+        r += 2;
+    }
+    if (rows - r == 1) f(std::integral_constant<int, 1>{}, r, 1);
 }
 
 } // namespace block
 
-/// score, in place: four keys at a time, so that a loaded query vector serves four.
+/// score, in place.
 template <class Isa, class T>
 void score_raw(key_rows const& k, stream_queries q, float* scores) noexcept {
-    auto const* const keys = reinterpret_cast<T const* const*>(k.rows);
-    int j                  = 0;
-    for (; j + 4 <= k.count; j += 4) {
-        for (int i = j; i < j + 4; ++i) k.ahead.fetch(i);
-        block::score_rows<Isa, T, 4>(keys + j, k.head_dim, q, scores + j);
-    }
-    for (; j < k.count; ++j) block::score_rows<Isa, T, 1>(keys + j, k.head_dim, q, scores + j);
+    block::by_rows<true>(q.rows, [&](auto rows, int first, int real) {
+        block::score_rows<Isa, T, rows()>(k, first == 0 ? k.ahead : rows_ahead{}, q, first, real, scores);
+    });
 }
 
 /// accumulate, in place.
 template <class Isa, class T>
 void accumulate_raw(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
-    rows_ahead ahead = v.ahead;
-    int r            = 0;
-    for (; r + 4 <= query_rows; r += 4, ahead = {})
-        block::accumulate_rows<Isa, T, 4>(v, ahead, weights + r * tile_slots, out + r * stride, stride);
-    for (; r < query_rows; ++r, ahead = {})
-        block::accumulate_rows<Isa, T, 1>(v, ahead, weights + r * tile_slots, out + r * stride, stride);
+    block::by_rows<false>(query_rows, [&](auto rows, int first, int) {
+        if (first == 0) return block::sum_rows<Isa, T, rows(), true>(v, weights, out, stride);
+        block::sum_rows<Isa, T, rows(), false>(v, weights + first * tile_slots, out + first * stride, stride);
+    });
 }
 
 template <class Isa, class T>
 inline constexpr simd_codec_ops raw_ops{
     {&decode_raw<Isa, T>, host::encode_function<quant::raw<T>>()}, &score_raw<Isa, T>, &accumulate_raw<Isa, T>};
-
-/// Rows of bfloat16, multiplied by a unit of the tile class.
-template <class Isa, tile_unit const& Unit>
-inline constexpr simd_codec_ops bf16_ops_of{{&decode_raw<Isa, bfloat16>, host::encode_function<quant::raw<bfloat16>>()},
-                                            &score_raw<Isa, bfloat16>,
-                                            &accumulate_raw<Isa, bfloat16>,
-                                            &Unit};
-
-template <class Isa>
-[[nodiscard]] simd_codec_ops const& bf16_ops(bf16_unit unit) noexcept {
-    if (unit == bf16_unit::emulated) return bf16_ops_of<Isa, emulated_unit>;
-#if defined(__x86_64__)
-    if (unit == bf16_unit::dot) return bf16_ops_of<Isa, dot_unit>;
-    if (unit == bf16_unit::tile) return bf16_ops_of<Isa, amx_unit>;
-#endif
-    return raw_ops<Isa, bfloat16>;
-}
 
 template <class Isa, quant::decoder Codec>
 inline constexpr simd_codec_ops foreign_ops{

@@ -14,6 +14,8 @@
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/simd/item.hpp>
 
+#include <array>
+
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
@@ -44,16 +46,17 @@ struct stream_part {
 /// One thread's memory of the stream class.
 template <class Isa>
 struct stream_scratch {
-    float* queries; // [stream_rows][key stride], times scale, zero-padded
-    float* scores;  // [stream_rows][tile_slots]
-    float* decoded; // [tile_slots][wider stride]: rows of codecs that cannot be read in place
+    float* queries;    // [stream_rows][key stride], zero-padded
+    std::byte* packed; // [stream_rows][4 * key stride]: the same as a codec wants them
+    float* scores;     // [stream_rows][tile_slots]
+    float* decoded;    // [tile_slots][wider stride]: rows of codecs that cannot be read in place
     stream_part total;
     stream_part part;
 
-    [[nodiscard]] static constexpr index_t padded(index_t n) noexcept { return detail::round_up(n, lanes<Isa>); }
+    [[nodiscard]] static constexpr index_t padded(index_t n) noexcept { return detail::round_up(n, query_padding); }
 
     [[nodiscard]] static index_t bytes(index_t dk, index_t dv) noexcept {
-        return host::scratch_bytes<float>(stream_rows * padded(dk)) +
+        return 2 * host::scratch_bytes<float>(stream_rows * padded(dk)) +
                host::scratch_bytes<float>(stream_rows * tile_slots) +
                host::scratch_bytes<float>(tile_slots * std::max(padded(dk), padded(dv))) +
                2 * stream_part::bytes(padded(dv));
@@ -63,6 +66,7 @@ struct stream_scratch {
         : total(padded(dv), memory), part(padded(dv), memory) {
         host::carver c(memory);
         queries = c.take<float>(stream_rows * padded(dk));
+        packed  = c.take<std::byte>(4 * stream_rows * padded(dk));
         scores  = c.take<float>(stream_rows * tile_slots);
         decoded = c.take<float>(tile_slots * std::max(padded(dk), padded(dv)));
         total   = stream_part(padded(dv), c.take<std::byte>(stream_part::bytes(padded(dv))));
@@ -81,7 +85,6 @@ public:
         for (int r = 0; r < i_.rows(); ++r) {
             float* const row = at_.queries + r * key_stride_;
             host::load_row(p_.q, head(r), token(r), row);
-            for (index_t d = 0; d < dk_; ++d) row[d] *= p_.options.scale;
             std::fill(row + dk_, row + key_stride_, 0.0F);
         }
     }
@@ -108,13 +111,16 @@ public:
     void run_span(int pool_index, index_t span, stream_part const& part) noexcept {
         part.clear(i_.rows(), stride_);
         pool_ref const& pool = p_.pools[pool_index];
-        row_tile const rows  = rows_of(p_, pool, i_);
+        prepare(ops_of(pool.keys));
+        row_tile const rows = rows_of(p_, pool, i_);
         key_span const slots{span * span_slots, (span + 1) * span_slots};
         tile_cursor cursor;
         key_tile tile;
         while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
             visit(pool, tile, part);
         }
+        simd_codec_ops const& values = ops_of(pool.values);
+        if (values.settle != nullptr) values.settle(part.out, i_.rows(), stride_);
     }
 
     /// total = total merged with part; an empty part changes no bit.
@@ -170,6 +176,13 @@ private:
         }
     }
 
+    /// Queries as the keys' codec wants them, unless they are.
+    void prepare(simd_codec_ops const& keys) noexcept {
+        if (keys.prepare == nullptr || prepared_ == &keys) return;
+        keys.prepare({at_.queries, key_stride_, i_.rows()}, at_.packed);
+        prepared_ = &keys;
+    }
+
     /// Keys `seen` of a tile for the rows [first_row, first_row + rows).
     void visit(pool_ref const& pool,
                key_tile const& tile,
@@ -178,34 +191,53 @@ private:
                int rows,
                stream_part const& part) noexcept {
         if (seen == 0) return;
-        int keys[tile_slots];
-        int count = 0;
-        for (std::uint64_t left = seen; left != 0; left &= left - 1) keys[count++] = std::countr_zero(left);
-
+        static constexpr auto every = [] {
+            std::array<int, tile_slots> all{};
+            for (int j = 0; j < tile_slots; ++j) all[static_cast<std::size_t>(j)] = j;
+            return all;
+        }();
         std::byte const* in_tile[tile_slots];
-        std::byte const* keys_seen[tile_slots];
         std::byte const* values[tile_slots];
-        std::byte const* keys_next[tile_slots];
         gather_rows(pool.keys, i_.kv_head, tile, in_tile);
         gather_rows(pool.values, i_.kv_head, tile, values);
-        for (int k = 0; k < count; ++k) keys_seen[k] = in_tile[keys[k]];
-        index_t const skip = tile.slots == nullptr ? tile.count * pool.keys.slot_stride : 0; // where a run goes on
-        for (int k = 0; k < tile.count; ++k) keys_next[k] = in_tile[k] + skip;
 
-        // Scores of the visible keys, then spread to where they stand in the tile. Values are fetched meanwhile.
+        // The visible keys, ascending; the usual ones are the first of the tile.
+        int listed[tile_slots];
+        std::byte const* keys_seen[tile_slots];
+        int const count               = std::popcount(seen);
+        bool const first_ones         = seen == detail::bit_range(0, count);
+        int const* keys               = every.data();
+        std::byte const* const* shown = in_tile;
+        if (!first_ones) {
+            int k = 0;
+            for (std::uint64_t left = seen; left != 0; left &= left - 1, ++k) {
+                listed[k]    = std::countr_zero(left);
+                keys_seen[k] = in_tile[listed[k]];
+            }
+            keys  = listed;
+            shown = keys_seen;
+        }
+
+        // Scores of the visible keys, then spread to where they stand in the tile. Values are fetched meanwhile, and
+        // while they are summed the keys where a run goes on.
+        index_t const skip  = tile.slots == nullptr ? tile.count * pool.keys.slot_stride : 0;
         float* const scores = at_.scores + first_row * tile_slots;
-        score(pool.keys, {keys_seen, count, dk_, {values, tile.count, pool.values.slot_stride}}, first_row, rows,
-              scores);
-        spread(scores, rows, keys, count);
+        score(pool.keys, {shown, count, dk_, {values, tile.count, pool.values.slot_stride}}, first_row, rows, scores);
+        if (first_ones)
+            for (int r = 0; r < rows; ++r)
+                std::fill(scores + r * tile_slots + count, scores + (r + 1) * tile_slots, minus_infinity);
+        else
+            spread(scores, rows, keys, count);
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
-        rows_ahead const next{keys_next, skip != 0 ? tile.count : 0, pool.keys.slot_stride};
+        rows_ahead const next{in_tile, skip != 0 ? tile.count : 0, pool.keys.slot_stride, skip};
         accumulate(pool.values, values, {values, keys, count, dv_, next}, first_row, rows, part);
     }
 
     void score(storage_ref const& s, key_rows k, int first_row, int query_rows, float* scores) noexcept {
         simd_codec_ops const& ops = ops_of(s);
-        stream_queries const q{at_.queries + first_row * key_stride_, key_stride_, query_rows};
+        stream_queries const q{at_.queries + first_row * key_stride_, key_stride_, query_rows, p_.options.scale,
+                               at_.packed + 4 * first_row * key_stride_};
         if (ops.score != nullptr) return ops.score(k, q, scores);
         ops.base.decode(s.codec_state, k.rows, k.count, dk_, at_.decoded, key_stride_);
         std::byte const* decoded[tile_slots];
@@ -264,16 +296,22 @@ private:
 
     // Online softmax; lanes are slots of the tile, so that a key's lane never depends on the call.
     void soften(int first_row, int rows, stream_part const& part) noexcept {
+        constexpr int vectors = tile_slots / lanes<Isa>;
         for (int r = first_row; r < first_row + rows; ++r) {
             float* const scores = at_.scores + r * tile_slots;
-            vector top(minus_infinity);
-            for (int j = 0; j < tile_slots; j += lanes<Isa>) top = xsimd::max(top, load_as<Isa>(scores + j));
+            vector score[vectors];
+#pragma GCC unroll 16
+            for (int j = 0; j < vectors; ++j) score[j] = load_as<Isa>(scores + j * lanes<Isa>);
+            vector top = score[0];
+#pragma GCC unroll 16
+            for (int j = 1; j < vectors; ++j) top = xsimd::max(top, score[j]);
             float const largest = std::max(part.max[r], horizontal_max(top));
             float const base    = largest == minus_infinity ? 0.0F : largest;
             vector added(0.0F);
-            for (int j = 0; j < tile_slots; j += lanes<Isa>) {
-                vector const weight = exp(load_as<Isa>(scores + j) - vector(base));
-                weight.store_unaligned(scores + j);
+#pragma GCC unroll 16
+            for (int j = 0; j < vectors; ++j) {
+                vector const weight = exp(score[j] - vector(base));
+                weight.store_unaligned(scores + j * lanes<Isa>);
                 added = added + weight;
             }
             if (largest != part.max[r] && part.sum[r] != 0.0F) {
@@ -295,6 +333,7 @@ private:
     index_t const key_stride_;
     index_t const stride_;
     stream_scratch<Isa> at_;
+    simd_codec_ops const* prepared_ = nullptr; // whose queries `packed` holds
 };
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The stream class's leaf for bfloat16 by AVX512-BF16: vdpbf16ps adds two bf16 products to each f32 lane.
+//
+//   prepare      queries -> bfloat16
+//   score        32 columns at a time; 16 dot products reduced together
+//   accumulate   rows 2i and 2i + 1 of a tile interleaved, times a pair of weights in bfloat16; columns stay in the
+//                order of vpunpck until
+//   settle       puts them in order
+//
+// equals score_raw, accumulate_raw (raw_codec.hpp) of queries and weights rounded to bfloat16, up to the order of sums;
+// subnormals are zero. Its functions carry their instruction set, so that they compile under any flags; they may be
+// called where cpu::found().avx512_bf16.
+
+#include <butterfly/backend/simd/raw_codec.hpp>
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+namespace bf16_dot {
+
+inline constexpr int columns = 32; // of one vector
+
+[[nodiscard]] [[gnu::target("avx512bw,avx512vl,avx512bf16")]] inline __m512bh as_pairs(__m512i words) noexcept {
+    return (__m512bh)words;
+}
+
+/// The first `count` words of a row, zeros after them; reads nothing past them.
+[[nodiscard]] [[gnu::target("avx512bw,avx512vl,avx512bf16")]] inline __m512i load(void const* row,
+                                                                                  index_t count) noexcept {
+    if (count >= columns) return _mm512_loadu_si512(row);
+    return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((std::uint32_t{1} << count) - 1U), row);
+}
+
+/// Lane i is the sum of x[i], each by the same tree: horizontal_sums (batch.hpp) under any flags.
+[[nodiscard]] [[gnu::target("avx512bw,avx512vl,avx512bf16"), gnu::always_inline]] inline __m512
+sums_of(__m512 const* x) noexcept {
+    __m512 quarter[4], half[2];
+#pragma GCC unroll 16
+    for (int i = 0; i < 4; ++i) {
+        __m512 const a =
+            _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i], x[4 * i + 1]), _mm512_unpackhi_ps(x[4 * i], x[4 * i + 1]));
+        __m512 const b = _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i + 2], x[4 * i + 3]),
+                                       _mm512_unpackhi_ps(x[4 * i + 2], x[4 * i + 3]));
+        quarter[i]     = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
+                                       _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 2; ++i)
+        half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[2 * i], quarter[2 * i + 1], 0x88),
+                                _mm512_shuffle_f32x4(quarter[2 * i], quarter[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(half[0], half[1], 0x88), _mm512_shuffle_f32x4(half[0], half[1], 0xdd));
+}
+
+/// sum[r * Keys + k] += Rows queries times Keys rows, 32 columns from column d on.
+template <int Rows, int Keys, bool Part>
+[[gnu::target("avx512bw,avx512vl,avx512bf16"), gnu::always_inline]] inline void
+add_products(std::byte const* const* rows,
+             index_t d,
+             index_t left,
+             std::byte const* queries,
+             index_t stride,
+             __m512* sum) noexcept {
+    __m512bh key[Keys];
+#pragma GCC unroll 16
+    for (int k = 0; k < Keys; ++k)
+        key[k] = as_pairs(Part ? load(rows[k] + 2 * d, left) : _mm512_loadu_si512(rows[k] + 2 * d));
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+        __m512bh const query = as_pairs(_mm512_loadu_si512(queries + r * stride + 2 * d));
+#pragma GCC unroll 16
+        for (int k = 0; k < Keys; ++k) sum[r * Keys + k] = _mm512_dpbf16_ps(sum[r * Keys + k], query, key[k]);
+    }
+}
+
+/// scores[r * tile_slots + k] = scale * dot products of Rows queries with all rows, 16 products at a time. The last
+/// block repeats its last row. Rows from `real` on are no queries, and what they score is dropped.
+template <int Rows>
+[[gnu::target("avx512bw,avx512vl,avx512bf16")]] void score_rows(key_rows const& k,
+                                                                rows_ahead const& ahead,
+                                                                std::byte const* queries,
+                                                                index_t stride, // bytes between queries
+                                                                float scale,
+                                                                int real,
+                                                                float* scores) noexcept {
+    constexpr int keys  = 16 / Rows;
+    index_t const whole = k.head_dim - k.head_dim % columns;
+    for (int j = 0; j < k.count; j += keys) {
+        ahead.fetch(j, j + keys);
+        int const count              = std::min(keys, k.count - j);
+        std::byte const* const* rows = k.rows + j;
+        std::byte const* repeated[keys];
+        if (count < keys) {
+            for (int i = 0; i < keys; ++i) repeated[i] = rows[std::min(i, count - 1)];
+            rows = repeated;
+        }
+        __m512 sum[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) sum[i] = _mm512_setzero_ps();
+        for (index_t d = 0; d < whole; d += columns) add_products<Rows, keys, false>(rows, d, 0, queries, stride, sum);
+        if (whole < k.head_dim) add_products<Rows, keys, true>(rows, whole, k.head_dim - whole, queries, stride, sum);
+        alignas(64) float sums[16];
+        _mm512_store_ps(sums, _mm512_mul_ps(sums_of(sum), _mm512_set1_ps(scale)));
+        if (real == Rows && count == keys) {
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r)
+                __builtin_memcpy(scores + r * tile_slots + j, sums + r * keys, keys * sizeof(float));
+            continue;
+        }
+        for (int r = 0; r < real; ++r) std::copy_n(sums + r * keys, count, scores + r * tile_slots + j);
+    }
+}
+
+inline void score(key_rows const& k, stream_queries q, float* scores) noexcept {
+    block::by_rows<true>(q.rows, [&](auto rows, int first, int real) {
+        score_rows<rows()>(k, first == 0 ? k.ahead : rows_ahead{}, q.packed + first * 4 * q.stride, 4 * q.stride,
+                           q.scale, real, scores + first * tile_slots);
+    });
+}
+
+/// The listed keys of a tile in pairs: slots 2i and 2i + 1. One that is not listed is stood in for by its neighbour,
+/// whose weight is then zero.
+struct value_pairs {
+    std::byte const* const* rows; // [2 * count]
+    int const* pair;              // [count]: which pair of the tile; null: pair i is i
+    int count;
+    index_t head_dim;
+    rows_ahead ahead;
+};
+
+/// Rows x (Vectors * 32) columns from column d on: sums stay in registers from the first pair to the last.
+template <int Rows, int Vectors, bool Part, bool Ahead>
+[[gnu::target("avx512bw,avx512vl,avx512bf16")]] void sum_block(value_pairs const& v,
+                                                               index_t d,
+                                                               std::uint32_t const (*weights)[tile_slots / 2],
+                                                               float* out,
+                                                               index_t stride) noexcept {
+    __m512 sum[Rows * 2 * Vectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (int i = 0; i < 2 * Vectors; ++i) sum[r * 2 * Vectors + i] = _mm512_loadu_ps(out + r * stride + d + 16 * i);
+    for (int p = 0; p < v.count; ++p) {
+        if constexpr (Ahead) v.ahead.fetch(2 * p, 2 * p + 2);
+        int const pair           = v.pair != nullptr ? v.pair[p] : p;
+        std::byte const* const a = v.rows[2 * p] + 2 * d;
+        std::byte const* const b = v.rows[2 * p + 1] + 2 * d;
+#pragma GCC unroll 16
+        for (int i = 0; i < Vectors; ++i) {
+            __m512i const x     = Part ? load(a, v.head_dim - d) : _mm512_loadu_si512(a + 64 * i);
+            __m512i const y     = Part ? load(b, v.head_dim - d) : _mm512_loadu_si512(b + 64 * i);
+            __m512bh const low  = as_pairs(_mm512_unpacklo_epi16(x, y));
+            __m512bh const high = as_pairs(_mm512_unpackhi_epi16(x, y));
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r) {
+                __m512bh const w = as_pairs(_mm512_set1_epi32(static_cast<int>(weights[r][pair])));
+                int const at     = (r * Vectors + i) * 2;
+                sum[at]          = _mm512_dpbf16_ps(sum[at], w, low);
+                sum[at + 1]      = _mm512_dpbf16_ps(sum[at + 1], w, high);
+            }
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (int i = 0; i < 2 * Vectors; ++i) _mm512_storeu_ps(out + r * stride + d + 16 * i, sum[r * 2 * Vectors + i]);
+}
+
+/// All columns of Rows rows; the first ones fetch what comes next.
+template <int Rows, bool Ahead>
+void sum_rows(value_pairs const& v,
+              std::uint32_t const (*weights)[tile_slots / 2],
+              float* out,
+              index_t stride) noexcept {
+    constexpr int wide  = Rows == 4 ? 2 : 4;
+    constexpr index_t w = wide * columns;
+    index_t d           = 0;
+    if (w <= v.head_dim) {
+        sum_block<Rows, wide, false, Ahead>(v, d, weights, out, stride);
+        for (d = w; d + w <= v.head_dim; d += w) sum_block<Rows, wide, false, false>(v, d, weights, out, stride);
+    } else if (Ahead) {
+        v.ahead.fetch(0, 2 * v.count);
+    }
+    for (; d + columns <= v.head_dim; d += columns) sum_block<Rows, 1, false, false>(v, d, weights, out, stride);
+    if (d < v.head_dim) sum_block<Rows, 1, true, false>(v, d, weights, out, stride);
+}
+
+/// Weights of a row as pairs of bfloat16.
+[[gnu::target("avx512bw,avx512vl,avx512bf16")]] inline void pack_weights(float const* weights,
+                                                                         std::uint32_t* pairs) noexcept {
+    for (int j = 0; j < tile_slots; j += columns)
+        _mm512_storeu_si512(pairs + j / 2, (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(weights + j + 16),
+                                                                        _mm512_loadu_ps(weights + j)));
+}
+
+inline void accumulate(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
+    std::byte const* rows[tile_slots];
+    int pair[tile_slots / 2];
+    value_pairs pairs{v.rows, nullptr, v.count / 2, v.head_dim, v.ahead};
+    if (v.count % 2 != 0 || v.keys[v.count - 1] != v.count - 1) { // not the first keys of the tile, two by two
+        pairs = {rows, pair, 0, v.head_dim, v.ahead};
+        for (int k = 0; k < v.count;) {
+            int const key             = v.keys[k];
+            bool const two            = key % 2 == 0 && k + 1 < v.count && v.keys[k + 1] == key + 1;
+            rows[2 * pairs.count]     = v.rows[key];
+            rows[2 * pairs.count + 1] = v.rows[two ? key + 1 : key];
+            pair[pairs.count++]       = key / 2;
+            k += two ? 2 : 1;
+        }
+    }
+    block::by_rows<false>(query_rows, [&](auto block, int first, int) {
+        std::uint32_t packed[block()][tile_slots / 2];
+        for (int r = 0; r < block(); ++r) pack_weights(weights + (first + r) * tile_slots, packed[r]);
+        if (first == 0) return sum_rows<block(), true>(pairs, packed, out, stride);
+        sum_rows<block(), false>(pairs, packed, out + first * stride, stride);
+    });
+}
+
+[[gnu::target("avx512bw,avx512vl,avx512bf16")]] inline void prepare(stream_queries const& q,
+                                                                    std::byte* packed) noexcept {
+    for (int r = 0; r < q.rows; ++r)
+        for (index_t d = 0; d < q.stride; d += columns) {
+            float const* const from = q.data + r * q.stride + d;
+            _mm512_storeu_si512(packed + r * 4 * q.stride + 2 * d,
+                                (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from)));
+        }
+}
+
+/// From the order of vpunpck, lanes 0-3 of each 8 columns in the first vector and 4-7 in the second.
+[[gnu::target("avx512bw,avx512vl,avx512bf16")]] inline void
+settle(float* out, int query_rows, index_t stride) noexcept {
+    __m512i const first  = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    __m512i const second = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+    for (index_t d = 0; d < query_rows * stride; d += columns) {
+        __m512 const low = _mm512_loadu_ps(out + d), high = _mm512_loadu_ps(out + d + 16);
+        _mm512_storeu_ps(out + d, _mm512_permutex2var_ps(low, first, high));
+        _mm512_storeu_ps(out + d + 16, _mm512_permutex2var_ps(low, second, high));
+    }
+}
+
+/// raw<bfloat16> by the dot.
+template <class Isa>
+inline constexpr simd_codec_ops ops{raw_ops<Isa, bfloat16>.base, &score, &accumulate, &prepare, &settle};
+
+} // namespace bf16_dot
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec
+
+#endif
