@@ -96,7 +96,7 @@ template <class T>
 [[nodiscard]] inline std::string explain(host const& policy, problem const& p) {
     if (support const s = supports(policy, p); !s) return "declined: " + s.reason;
     std::array<char, 256> plan;
-    policy.kernels()->explain(p, plan);
+    policy.kernels()->explain(p, policy.executor.threads(), plan);
     return policy.name() + ": " + plan.data() + ", " + policy.executor.name();
 }
 

@@ -57,8 +57,8 @@ template <class Isa>
 
 /// The kernel class of a call and its block shapes.
 template <class Isa>
-[[nodiscard]] std::string plan_text(problem const& p) {
-    cut const c      = cut_problem<Isa>(p);
+[[nodiscard]] std::string plan_text(problem const& p, int threads) {
+    cut const c      = cut_problem<Isa>(p, threads);
     std::string text = c.stream ? "stream class, " : "tile class, ";
     text += std::to_string(c.tokens) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
     if (c.stream) return text + "keys and values read in place in spans of " + std::to_string(span_slots) + " slots";
@@ -91,7 +91,7 @@ template <class Isa>
 template <class Isa>
 [[nodiscard]] std::string explain(simd<Isa> const& policy, problem const& p) {
     if (support const s = supports(policy, p); !s) return "declined: " + s.reason;
-    return policy.name() + ": " + vec::plan_text<Isa>(p) + ", " + policy.executor.name();
+    return policy.name() + ": " + vec::plan_text<Isa>(p, policy.executor.threads()) + ", " + policy.executor.name();
 }
 
 /// Scratch bytes of a call with these problems; a span in options.workspace of problem 0 serves all of them.

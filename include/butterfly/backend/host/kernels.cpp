@@ -39,8 +39,8 @@ struct entries {
         return {vec::thread_bytes<kernel_isa>(problems), vec::parts_room<kernel_isa>(threads, problems)};
     }
 
-    static void explain(problem const& p, std::span<char> text) noexcept {
-        std::string const plan                        = vec::plan_text<kernel_isa>(p);
+    static void explain(problem const& p, int threads, std::span<char> text) noexcept {
+        std::string const plan                        = vec::plan_text<kernel_isa>(p, threads);
         text[plan.copy(text.data(), text.size() - 1)] = '\0';
     }
 

@@ -31,7 +31,7 @@ struct kernel_table {
     kernel_scratch (*scratch)(int threads, std::span<problem const>) noexcept;
 
     /// Writes kernel class and block shapes to `text`, ended by a zero.
-    void (*explain)(problem const&, std::span<char> text) noexcept;
+    void (*explain)(problem const&, int threads, std::span<char> text) noexcept;
 
     /// `memory`: aligned to on_host::scratch_alignment.
     void (*run)(executor const&, std::span<problem const>, std::byte* memory, kernel_scratch) noexcept;

@@ -27,8 +27,8 @@ inline constexpr int stream_rows = 16;
 /// Slots of one span of the stream class: partial results of spans are combined in slot order.
 inline constexpr index_t span_slots = 4096;
 
-/// Items a call should have before they grow: enough to deal evenly among some dozen threads.
-inline constexpr index_t enough_items = 64;
+/// Items for each thread that a call should have before they grow: enough to deal them evenly.
+inline constexpr index_t enough_items = 8;
 
 [[nodiscard]] inline simd_codec_ops const& ops_of(storage_ref const& s) noexcept {
     return *static_cast<simd_codec_ops const*>(s.ops);
@@ -47,9 +47,9 @@ template <class Isa>
 
 /// Rows an item of the tile class aims at: whole strips, as many as a unit likes where that leaves enough items, and
 /// about 96 at least. How rows are grouped changes no bit.
-[[nodiscard]] inline int item_rows(tile_unit const& unit, index_t all_rows) noexcept {
+[[nodiscard]] inline int item_rows(tile_unit const& unit, index_t all_rows, int threads) noexcept {
     int rows = unit.rows;
-    while (rows % (2 * unit.strip) == 0 && rows > 192 && all_rows < rows * enough_items) rows /= 2;
+    while (rows % (2 * unit.strip) == 0 && rows > 192 && all_rows < rows * enough_items * threads) rows /= 2;
     return rows;
 }
 
@@ -91,8 +91,9 @@ inline void cut_aligned(problem const& p, cut& c) noexcept {
     c.tiles      = p.tokens() == 0 ? 0 : tile_of(from + p.tokens() - 1) - c.first_tile + 1;
 }
 
+/// `threads`: what will share the items; of them only the rows of an item of the tile class depend.
 template <class Isa>
-[[nodiscard]] cut cut_problem(problem const& p) noexcept {
+[[nodiscard]] cut cut_problem(problem const& p, int threads = 1) noexcept {
     cut c{};
     c.alignment     = no_alignment;
     bool rows_apart = false; // each query head has rows of its own
@@ -105,7 +106,7 @@ template <class Isa>
     index_t const group = rows_apart ? 1 : p.group();
     index_t const most  = std::min(p.tokens(), c.alignment);
     c.stream            = most <= stream_rows / std::min<index_t>(group, stream_rows);
-    int const aim       = c.stream ? stream_rows : item_rows(unit_of<Isa>(p), p.heads() * p.tokens());
+    int const aim       = c.stream ? stream_rows : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
     c.chunks            = p.heads() / group * detail::ceil_div(group, c.chunk);

@@ -232,7 +232,7 @@ void deal(executor const& threads,
     work_list<Isa> list(threads, scratch, each, scratch + each * count, room);
     for (problem const& p : problems) {
         work_load load;
-        cut const c = cut_problem<Isa>(p);
+        cut const c = cut_problem<Isa>(p, count);
         if (may_split(p, c, count)) load = load_of(p, c);
         list.add(p, c, load.heaviest > all / (4 * count) ? load.widest : 0);
     }
