@@ -4,9 +4,10 @@
 // How a problem is cut into items, and what the two kernel classes share: the rows of an item, and its key tiles.
 //
 //   stream   rows x group <= 16 (decode): memory bound, keys read in place, spans of span_slots slots
-//   tile     more (prefill): compute bound, keys decoded once per row tile
+//   tile     more (prefill): compute bound, keys and values packed once per item
 //
-// The class and every boundary depend on the call's shape and positions, never on threads.
+// The class and every boundary that a bit depends on follow from the call's shape and positions. Threads decide only
+// how many rows share an item of the tile class.
 
 #include <butterfly/backend/host/logits.hpp>
 #include <butterfly/backend/host/rows.hpp>
