@@ -113,6 +113,10 @@ TEST_CASE("tables know raw codecs alone", "[backend]") {
             REQUIRE(ops(bf::codec_id::raw_f16, unit) != nullptr);
             REQUIRE(ops(bf::codec_id::raw_bf16, unit) != nullptr);
             REQUIRE(ops(bf::codec_id::foreign, unit) == nullptr);
+            REQUIRE(bind_codec(policy, bf::quant::raw<float>{}).ops == ops(bf::codec_id::raw_f32, policy.bf16()));
+            REQUIRE(bind_codec(policy, bf::quant::raw<bf::float16>{}).ops == ops(bf::codec_id::raw_f16, policy.bf16()));
+            REQUIRE(bind_codec(policy, bf::quant::raw<bf::bfloat16>{}).ops ==
+                    ops(bf::codec_id::raw_bf16, policy.bf16()));
         }
 }
 

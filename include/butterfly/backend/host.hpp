@@ -6,8 +6,8 @@
 //
 //   butterfly_add_kernels(engine)     links the kernels of every instruction set of the architecture
 //
-// Same kernels, same numbers and same laws as simd<Isa> of the level chosen; a user's codec is read through its decode
-// alone, because what its leaf is compiled for is not known. Not in the umbrella: it needs what is linked.
+// The kernels and the laws are those of simd<Isa> of the level chosen. A user's codec is read through its decode alone:
+// a leaf of its own may have vectors wider than the kernels'. Not in the umbrella, because it needs what is linked.
 
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/kernels.hpp>
