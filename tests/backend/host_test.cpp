@@ -126,7 +126,7 @@ TEST_CASE("a text that is too long for its buffer is cut", "[backend]") {
     bf::backend::host const policy;
     auto const bound = bf::make_problem(policy, data.q.view(), data.out.view(), {}, keys);
     char text[8]     = "???????";
-    policy.kernels()->explain(bound.problem(), std::span<char>(text, 7));
+    policy.kernels()->explain(bound.problem(), 1, std::span<char>(text, 7));
     REQUIRE(std::string(text) == "stream");
     REQUIRE(text[7] == '\0');
 }

@@ -175,7 +175,7 @@ TEST_CASE("every unit multiplies tiles of every size and place", "[backend]") {
     std::mt19937 g(seed);
     auto const pick = [&](int low, int high) { return std::uniform_int_distribution(low, high)(g); };
     for (named_unit const u : units())
-        for (int round = 0; round < (u.emulated ? 20 : 60); ++round) {
+        for (int round = 0; round < (u.emulated ? 8 : 30); ++round) {
             int const first = pick(0, 63), end = pick(first + 1, 64);
             operands o(*u.unit, pick(1, round % 2 == 0 ? 40 : 300), pick(1, round % 2 == 0 ? 40 : 300), first, end,
                        pick(1, u.unit->strip), g);
