@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <cstring>
 #include <functional>
 #include <memory>
 #include <set>
@@ -149,18 +150,22 @@ std::vector<level> levels(bench::cache_sizes const& caches, int threads) {
 class buffer {
 public:
     explicit buffer(std::size_t bytes) {
-        words_.reserve((bytes + alignment + prefetched) / 8);
+        std::vector<std::uint64_t> numbers(4096);
         std::uint64_t x = 0x9e3779b97f4a7c15U;
-        while (words_.size() < words_.capacity()) words_.push_back(x = x * 6364136223846793005U + 1442695040888963407U);
+        for (std::uint64_t& n : numbers) n = x = x * 6364136223846793005U + 1442695040888963407U;
+        std::size_t const size = bytes + alignment + prefetched;
+        bytes_                 = std::make_unique_for_overwrite<char[]>(size);
+        for (std::size_t at = 0; at < size; at += numbers.size() * 8)
+            std::memcpy(bytes_.get() + at, numbers.data(), std::min(size - at, numbers.size() * 8));
     }
     [[nodiscard]] char const* data() const {
-        auto const at = reinterpret_cast<std::uintptr_t>(words_.data());
-        return reinterpret_cast<char const*>(words_.data()) + (alignment - at % alignment) % alignment;
+        auto const at = reinterpret_cast<std::uintptr_t>(bytes_.get());
+        return bytes_.get() + (alignment - at % alignment) % alignment;
     }
 
 private:
     static constexpr std::size_t alignment = 64, prefetched = 8192; // prefetches past the end stay inside
-    std::vector<std::uint64_t> words_;
+    std::unique_ptr<char[]> bytes_;
 };
 
 /// A buffer for each thread; the first holds what one thread alone reads.

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "cpu_features.hpp"
 
-#include <unistd.h>
-
-#include <array>
 #include <cstdint>
+#include <fstream>
 #include <utility>
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 #if defined(__linux__)
 #include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace bench {
@@ -83,14 +82,20 @@ std::string cpu_features::names() const {
 
 cache_sizes detect_cache_sizes() {
     cache_sizes sizes;
-#if defined(_SC_LEVEL1_DCACHE_SIZE)
-    auto const ask = [](int name, std::size_t& size) {
-        if (long const said = ::sysconf(name); said > 0) size = static_cast<std::size_t>(said);
-    };
-    ask(_SC_LEVEL1_DCACHE_SIZE, sizes.l1);
-    ask(_SC_LEVEL2_CACHE_SIZE, sizes.l2);
-    ask(_SC_LEVEL3_CACHE_SIZE, sizes.l3);
-#endif
+    // Not sysconf: inside a virtual machine it was seen to give the L3 of the whole socket.
+    for (int index = 0; index < 8; ++index) {
+        std::string const folder = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/";
+        int level                = 0;
+        std::string type;
+        std::size_t kib = 0;
+        std::ifstream(folder + "level") >> level;
+        std::ifstream(folder + "type") >> type;
+        std::ifstream(folder + "size") >> kib; // "48K"
+        if (kib == 0 || type == "Instruction") continue;
+        if (level == 1) sizes.l1 = kib << 10;
+        if (level == 2) sizes.l2 = kib << 10;
+        if (level == 3) sizes.l3 = kib << 10;
+    }
     return sizes;
 }
 
