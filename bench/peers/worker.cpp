@@ -147,10 +147,12 @@ std::vector<double> exact_row(work const& w,
     std::vector<double> scores, sum(static_cast<std::size_t>(w.head_dim));
     double top = -1e300, weights = 0;
     for (index_t j = 0; j < w.keys; ++j) {
+        scores.push_back(0);
+        if (!w.sees(i, j)) continue;
         double dot = 0;
         for (index_t d = 0; d < w.head_dim; ++d) dot += at(q, head * w.queries + i, d) * at(k, kv * w.keys + j, d);
-        scores.push_back(dot / std::sqrt(static_cast<double>(w.head_dim)));
-        if (w.sees(i, j)) top = std::max(top, scores.back());
+        scores.back() = dot / std::sqrt(static_cast<double>(w.head_dim));
+        top           = std::max(top, scores.back());
     }
     for (index_t j = 0; j < w.keys; ++j) {
         if (!w.sees(i, j)) continue;
@@ -162,12 +164,13 @@ std::vector<double> exact_row(work const& w,
     return sum;
 }
 
+/// Over every ninth row, the last among them.
 double relative_error(peer const& subject, work const& w, tensors const& in) {
     auto const q = to_floats(in.q, w.type), k = to_floats(in.k, w.type), v = to_floats(in.v, w.type);
     std::vector<float> got(static_cast<std::size_t>(w.head_dim));
     double wrong = 0, total = 0;
     for (index_t head = 0; head < w.heads; ++head)
-        for (index_t i = 0; i < w.queries; ++i) {
+        for (index_t i = w.queries - 1; i >= 0; i -= 9) {
             auto const want = exact_row(w, q, k, v, head, i);
             subject.read_row(head, i, got);
             for (std::size_t d = 0; d < want.size(); ++d) {
@@ -188,9 +191,9 @@ bool self_test(std::string const& name, peer& subject) {
                              .type     = type,
                              .heads    = 4,
                              .kv_heads = 2,
-                             .queries  = kind == task::decode ? 1 : 200,
-                             .keys     = 200,
-                             .head_dim = 64,
+                             .queries  = kind == task::decode ? 1 : 150,
+                             .keys     = 150,
+                             .head_dim = 32,
                              .block    = 16,
                              .threads  = threads};
                 if (!subject.refusal(w).empty()) continue;
