@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -269,23 +270,30 @@ def command_of(arguments):
                                          "--threads", ",".join(map(str, arguments.threads))]
 
 
+def save(data, folder):
+    (folder / "peers.json").write_text(json.dumps(data, indent=1) + "\n")
+    (folder / "peers.md").write_text(report.document(data))
+
+
 def measure(arguments, selected, folder):
+    """Saves what there is after each case."""
     print(f"{len(selected)} cases, {arguments.rounds} rounds; limits of the machine first", file=sys.stderr)
     limits = machine_limits(arguments, folder)
+    data = {"program": "compare", "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "command": command_of(arguments), "machine": limits["machine"],
+            "settings": {"rounds": arguments.rounds, "threads": arguments.threads}, "peers": {}, "limits": limits,
+            "cases": []}
     with open(folder / "peers.log", "w", encoding="utf-8") as log:
-        workers, peers = start_workers(arguments, limits["features"], log)
-        results = []
+        workers, data["peers"] = start_workers(arguments, limits["features"], log)
         try:
             for number, case in enumerate(selected, 1):
-                results.append(run_case(case, workers, limits, arguments))
-                print(f"[{number}/{len(selected)}] {line_of(results[-1])}", file=sys.stderr)
+                data["cases"].append(run_case(case, workers, limits, arguments))
+                save(data, folder)
+                print(f"[{number}/{len(selected)}] {line_of(data['cases'][-1])}", file=sys.stderr)
         finally:
             for worker in workers.values():
                 worker.stop()
-    return {"program": "compare", "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "command": command_of(arguments), "machine": limits["machine"],
-            "settings": {"rounds": arguments.rounds, "threads": arguments.threads}, "peers": peers, "limits": limits,
-            "cases": results}
+    return data
 
 
 def main():
@@ -300,9 +308,8 @@ def main():
         return 0
     folder = pathlib.Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # files of inputs are taken away, peers stopped
     data = measure(arguments, selected, folder)
-    (folder / "peers.json").write_text(json.dumps(data, indent=1) + "\n")
-    (folder / "peers.md").write_text(report.document(data))
     print(folder / "peers.json", folder / "peers.md", sep="\n")
     try:
         import roofline
