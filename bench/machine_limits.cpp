@@ -9,6 +9,8 @@
 // less the fastest over the median. Read bandwidth of L1 and L2 is measured on half of the cache, of L3 on a quarter of
 // it shared by the threads, of DRAM on four times L3 and 256 MiB at least.
 
+#include <butterfly/backend/simd/cpu.hpp>
+
 #include "limits_compute.hpp"
 #include "limits_read.hpp"
 #include "machine.hpp"
@@ -257,12 +259,12 @@ void print(std::vector<limit> const& all, std::FILE* text) {
 
 void run(settings const& s, bench::json document) {
     bench::check_writable(s.json);
-    std::FILE* const text         = bench::text_stream(s.json);
-    bench::cpu_features const cpu = bench::detect_cpu_features();
-    auto const caches             = bench::detect_cache_sizes();
-    document["features"]          = cpu.names();
-    document["caches"]            = {{"l1", caches.l1}, {"l2", caches.l2}, {"l3", caches.l3}};
-    fmt::print(text, "{}: {}\n", document["machine"]["cpu"].get<std::string>(), cpu.names());
+    std::FILE* const text          = bench::text_stream(s.json);
+    bench::cpu_features const& cpu = butterfly::backend::cpu::found();
+    auto const caches              = bench::detect_cache_sizes();
+    document["features"]           = bench::names_of(cpu);
+    document["caches"]             = {{"l1", caches.l1}, {"l2", caches.l2}, {"l3", caches.l3}};
+    fmt::print(text, "{}: {}\n", document["machine"]["cpu"].get<std::string>(), bench::names_of(cpu));
     auto const all = measure(s, cpu);
     for (limit const& l : all) document["limits"].push_back(to_json(l));
     print(all, text);

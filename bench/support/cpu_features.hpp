@@ -1,29 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What this CPU has and this system lets a program use, asked of the machine and not of the compiler: cpuid, the
-// registers the system saves (XCR0), and for tiles a permission that is asked for once per process.
+// What this CPU has, in words, and the sizes of its caches.
+
+#include <butterfly/backend/simd/cpu.hpp>
 
 #include <cstddef>
 #include <string>
 
 namespace bench {
 
-struct cpu_features {
-    bool avx2_fma    = false; // AVX2 and FMA
-    bool avx512f     = false;
-    bool avx512_fp16 = false;
-    bool avx512_bf16 = false;
-    bool avx512_vnni = false;
-    bool amx_bf16    = false; // tiles with bf16 products
-    bool amx_int8    = false;
+using cpu_features = butterfly::backend::cpu::features;
 
-    /// "avx2 avx512f ..."; "" where none of them is there.
-    [[nodiscard]] std::string names() const;
-};
-
-/// All false on other architectures.
-[[nodiscard]] cpu_features detect_cpu_features();
+/// "avx2 avx512 ..."; "" where none of them is there.
+[[nodiscard]] std::string names_of(cpu_features const& cpu);
 
 /// Bytes of a cache; the fallback where the system does not say.
 struct cache_sizes {

@@ -149,13 +149,13 @@ std::array<float, exp2_elements> const& exponents() {
 std::vector<compute_unit> compute_units([[maybe_unused]] cpu_features const& cpu) {
     std::vector<compute_unit> all{{"fma_f32_build", "GFLOP/s", true, 2.0 * chains * lanes_of_build, fma_build}};
 #if defined(__x86_64__)
-    all.push_back({"fma_f32_avx2", "GFLOP/s", cpu.avx2_fma, 2.0 * chains * 8, fma_avx2});
-    all.push_back({"fma_f32_avx512", "GFLOP/s", cpu.avx512f, 2.0 * chains * 16, fma_avx512});
+    all.push_back({"fma_f32_avx2", "GFLOP/s", cpu.avx2, 2.0 * chains * 8, fma_avx2});
+    all.push_back({"fma_f32_avx512", "GFLOP/s", cpu.avx512, 2.0 * chains * 16, fma_avx512});
     all.push_back({"fma_f16_avx512", "GFLOP/s", cpu.avx512_fp16, 2.0 * chains * 32, fma_fp16_avx512});
     all.push_back({"dot_bf16_avx512", "GFLOP/s", cpu.avx512_bf16, 2.0 * chains * 32, dot_bf16_avx512});
     all.push_back({"dot_int8_avx512", "GOP/s", cpu.avx512_vnni, 2.0 * chains * 64, dot_int8_avx512});
-    all.push_back({"exp2_f32_avx2", "G elements/s", cpu.avx2_fma, exp2_elements, exp2_avx2});
-    all.push_back({"exp2_f32_avx512", "G elements/s", cpu.avx512f, exp2_elements, exp2_avx512});
+    all.push_back({"exp2_f32_avx2", "G elements/s", cpu.avx2, exp2_elements, exp2_avx2});
+    all.push_back({"exp2_f32_avx512", "G elements/s", cpu.avx512, exp2_elements, exp2_avx512});
     for (compute_unit& unit : tile_units(cpu)) all.push_back(std::move(unit));
 #endif
     return all;

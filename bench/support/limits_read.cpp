@@ -70,8 +70,8 @@ std::vector<read_pattern> read_patterns() {
 
 read_function best_reader([[maybe_unused]] cpu_features const& cpu) {
 #if defined(__x86_64__)
-    if (cpu.avx512f) return read_avx512;
-    if (cpu.avx2_fma) return read_avx2;
+    if (cpu.avx512) return read_avx512;
+    if (cpu.avx2) return read_avx2;
 #endif
     return read_build;
 }

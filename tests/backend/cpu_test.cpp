@@ -55,7 +55,9 @@ TEST_CASE("what is found is what Linux shows", "[backend]") {
     REQUIRE(cpu.avx512 == v4);
     REQUIRE(cpu.avx512_vnni == (v4 && all({"avx512_vnni"})));
     REQUIRE(cpu.avx512_bf16 == (v4 && all({"avx512_bf16"})));
-    REQUIRE(cpu.amx_bf16 == (v4 && all({"avx512_bf16", "amx_tile", "amx_bf16"})));
+    REQUIRE(cpu.avx512_fp16 == (v4 && all({"avx512_fp16"})));
+    REQUIRE(cpu.amx_bf16 == (v4 && all({"amx_tile", "amx_bf16"})));
+    REQUIRE(cpu.amx_int8 == (v4 && all({"amx_tile", "amx_int8"})));
     REQUIRE(cpu.amd == (words_of("vendor_id").count("AuthenticAMD") == 1));
 }
 #endif

@@ -20,7 +20,9 @@ struct features {
     bool avx512      = false; // all of x86-64-v4: AVX-512 F, BW, CD, DQ, VL
     bool avx512_vnni = false;
     bool avx512_bf16 = false;
+    bool avx512_fp16 = false;
     bool amx_bf16    = false; // tiles, with the kernel's permission
+    bool amx_int8    = false;
     bool amd         = false; // the vendor: what an instruction costs differs
 };
 
@@ -61,10 +63,12 @@ namespace detail {
     f.avx2                = vectors && first && lzcnt && bit(b, 3) && bit(b, 5) && bit(b, 8); // BMI1, AVX2, BMI2
     f.avx512              = masks && f.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 28) && bit(b, 30) && bit(b, 31);
     f.avx512_vnni         = f.avx512 && bit(c, 11);
-    bool const amx        = tiles && bit(d, 24) && bit(d, 22); // AMX-TILE, AMX-BF16
+    f.avx512_fp16         = f.avx512 && bit(d, 23);
+    bool const amx        = f.avx512 && tiles && bit(d, 24) && may_use_tiles(); // AMX-TILE
+    f.amx_bf16            = amx && bit(d, 22);
+    f.amx_int8            = amx && bit(d, 25);
     unsigned const leaves = a;
     if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) f.avx512_bf16 = f.avx512 && bit(a, 5);
-    f.amx_bf16 = amx && f.avx512_bf16 && may_use_tiles();
 #endif
     return f;
 }
