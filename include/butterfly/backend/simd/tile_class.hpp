@@ -230,21 +230,20 @@ private:
                                    reinterpret_cast<float*>(at_.values) + first * stride, stride);
     }
 
-    /// Fetches a strip's part of the rows after a run into the second cache: what is packed next, if it comes next.
-    void fetch_next(pool_ref const& pool,
-                    key_tile const& tile,
-                    std::byte const* const* keys,
-                    std::byte const* const* values,
-                    int s) const noexcept {
+    /// Fetches a strip's part of the rows after a run: what is packed next, if it comes next. Inlined, because GCC
+    /// drops calls that do nothing but fetch.
+    [[gnu::always_inline]] void fetch_next(pool_ref const& pool,
+                                           key_tile const& tile,
+                                           std::byte const* const* keys,
+                                           std::byte const* const* values,
+                                           int s) const noexcept {
         if (tile.slots != nullptr) return;
-        auto const fetch = [&](storage_ref const& from, index_t head_dim, std::byte const* row) {
-            index_t const bytes = std::min(head_dim * 4, std::abs(from.slot_stride));
-            row += tile.count * from.slot_stride;
-            for (index_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
-        };
+        index_t const key_stride = pool.keys.slot_stride, value_stride = pool.values.slot_stride;
+        index_t const key_bytes   = std::min(dk_ * 4, std::abs(key_stride));
+        index_t const value_bytes = std::min(dv_ * 4, std::abs(value_stride));
         for (int j = tile.count * s / strips(); j < tile.count * (s + 1) / strips(); ++j) {
-            fetch(pool.keys, dk_, keys[j]);
-            fetch(pool.values, dv_, values[j]);
+            for (index_t b = 0; b < key_bytes; b += 64) __builtin_prefetch(keys[j] + tile.count * key_stride + b);
+            for (index_t b = 0; b < value_bytes; b += 64) __builtin_prefetch(values[j] + tile.count * value_stride + b);
         }
     }
 
