@@ -36,24 +36,32 @@ inline constexpr int columns = 32; // of one vector
     return _mm512_maskz_loadu_epi16(static_cast<__mmask32>((std::uint32_t{1} << count) - 1U), row);
 }
 
+// GCC 12's unmasked shuffles read a variable it leaves undefined on purpose, and warn of it where they are inlined; the
+// masked ones with every lane are the same instructions.
+inline constexpr __mmask16 every16 = 0xffff;
+inline constexpr __mmask8 every8   = 0xff;
+inline constexpr __mmask32 every32 = 0xffffffffU;
+
 /// Lane i is the sum of x[i], each by the same tree: horizontal_sums (batch.hpp) under any flags.
 [[nodiscard]] [[gnu::target("avx512bw,avx512vl,avx512bf16"), gnu::always_inline]] inline __m512
 sums_of(__m512 const* x) noexcept {
-    __m512 quarter[4], half[2];
-#pragma GCC unroll 16
+    __m512 pair[8], quarter[4], half[2];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+        pair[i] = _mm512_maskz_unpacklo_ps(every16, x[2 * i], x[2 * i + 1]) +
+                  _mm512_maskz_unpackhi_ps(every16, x[2 * i], x[2 * i + 1]);
+#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-        __m512 const a =
-            _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i], x[4 * i + 1]), _mm512_unpackhi_ps(x[4 * i], x[4 * i + 1]));
-        __m512 const b = _mm512_add_ps(_mm512_unpacklo_ps(x[4 * i + 2], x[4 * i + 3]),
-                                       _mm512_unpackhi_ps(x[4 * i + 2], x[4 * i + 3]));
-        quarter[i]     = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
-                                       _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))));
+        __m512d const a = _mm512_castps_pd(pair[2 * i]), b = _mm512_castps_pd(pair[2 * i + 1]);
+        quarter[i] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(every8, a, b)) +
+                     _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(every8, a, b));
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 2
     for (int i = 0; i < 2; ++i)
-        half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[2 * i], quarter[2 * i + 1], 0x88),
-                                _mm512_shuffle_f32x4(quarter[2 * i], quarter[2 * i + 1], 0xdd));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(half[0], half[1], 0x88), _mm512_shuffle_f32x4(half[0], half[1], 0xdd));
+        half[i] = _mm512_maskz_shuffle_f32x4(every16, quarter[2 * i], quarter[2 * i + 1], 0x88) +
+                  _mm512_maskz_shuffle_f32x4(every16, quarter[2 * i], quarter[2 * i + 1], 0xdd);
+    return _mm512_maskz_shuffle_f32x4(every16, half[0], half[1], 0x88) +
+           _mm512_maskz_shuffle_f32x4(every16, half[0], half[1], 0xdd);
 }
 
 /// sum[r * Keys + k] += Rows queries times Keys rows, 32 columns from column d on.
@@ -90,8 +98,8 @@ template <int Rows>
     constexpr int keys  = 16 / Rows;
     index_t const whole = k.head_dim - k.head_dim % columns;
     for (int j = 0; j < k.count; j += keys) {
-        ahead.fetch(j, j + keys);
-        int const count              = std::min(keys, k.count - j);
+        int const count = std::min(keys, k.count - j);
+        for (int i = j; i < j + count; ++i) ahead.fetch(i);
         std::byte const* const* rows = k.rows + j;
         std::byte const* repeated[keys];
         if (count < keys) {
@@ -128,8 +136,7 @@ struct value_pairs {
     std::byte const* const* rows; // [2 * count]
     int const* pair;              // [count]: which pair of the tile; null: pair i is i
     int count;
-    index_t head_dim;
-    rows_ahead ahead;
+    value_rows const& all;
 };
 
 /// Rows x (Vectors * 32) columns from column d on: sums stay in registers from the first pair to the last.
@@ -144,17 +151,21 @@ template <int Rows, int Vectors, bool Part, bool Ahead>
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (int i = 0; i < 2 * Vectors; ++i) sum[r * 2 * Vectors + i] = _mm512_loadu_ps(out + r * stride + d + 16 * i);
+    index_t const from = Ahead ? v.all.share(d) : 0, to = Ahead ? v.all.share(d + Vectors * columns) : 0;
     for (int p = 0; p < v.count; ++p) {
-        if constexpr (Ahead) v.ahead.fetch(2 * p, 2 * p + 2);
+        if constexpr (Ahead) {
+            v.all.ahead.fetch(2 * p, from, to);
+            v.all.ahead.fetch(2 * p + 1, from, to);
+        }
         int const pair           = v.pair != nullptr ? v.pair[p] : p;
         std::byte const* const a = v.rows[2 * p] + 2 * d;
         std::byte const* const b = v.rows[2 * p + 1] + 2 * d;
 #pragma GCC unroll 16
         for (int i = 0; i < Vectors; ++i) {
-            __m512i const x     = Part ? load(a, v.head_dim - d) : _mm512_loadu_si512(a + 64 * i);
-            __m512i const y     = Part ? load(b, v.head_dim - d) : _mm512_loadu_si512(b + 64 * i);
-            __m512bh const low  = as_pairs(_mm512_unpacklo_epi16(x, y));
-            __m512bh const high = as_pairs(_mm512_unpackhi_epi16(x, y));
+            __m512i const x     = Part ? load(a, v.all.head_dim - d) : _mm512_loadu_si512(a + 64 * i);
+            __m512i const y     = Part ? load(b, v.all.head_dim - d) : _mm512_loadu_si512(b + 64 * i);
+            __m512bh const low  = as_pairs(_mm512_maskz_unpacklo_epi16(every32, x, y));
+            __m512bh const high = as_pairs(_mm512_maskz_unpackhi_epi16(every32, x, y));
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r) {
                 __m512bh const w = as_pairs(_mm512_set1_epi32(static_cast<int>(weights[r][pair])));
@@ -170,23 +181,19 @@ template <int Rows, int Vectors, bool Part, bool Ahead>
         for (int i = 0; i < 2 * Vectors; ++i) _mm512_storeu_ps(out + r * stride + d + 16 * i, sum[r * 2 * Vectors + i]);
 }
 
-/// All columns of Rows rows; the first ones fetch what comes next.
+/// All columns of Rows rows; each pass fetches its share of what comes next.
 template <int Rows, bool Ahead>
 void sum_rows(value_pairs const& v,
               std::uint32_t const (*weights)[tile_slots / 2],
               float* out,
               index_t stride) noexcept {
-    constexpr int wide  = Rows == 4 ? 2 : 4;
-    constexpr index_t w = wide * columns;
-    index_t d           = 0;
-    if (w <= v.head_dim) {
+    constexpr int wide     = Rows == 4 ? 2 : 4;
+    index_t const head_dim = v.all.head_dim;
+    index_t d              = 0;
+    for (; d + wide * columns <= head_dim; d += wide * columns)
         sum_block<Rows, wide, false, Ahead>(v, d, weights, out, stride);
-        for (d = w; d + w <= v.head_dim; d += w) sum_block<Rows, wide, false, false>(v, d, weights, out, stride);
-    } else if (Ahead) {
-        v.ahead.fetch(0, 2 * v.count);
-    }
-    for (; d + columns <= v.head_dim; d += columns) sum_block<Rows, 1, false, false>(v, d, weights, out, stride);
-    if (d < v.head_dim) sum_block<Rows, 1, true, false>(v, d, weights, out, stride);
+    for (; d + columns <= head_dim; d += columns) sum_block<Rows, 1, false, Ahead>(v, d, weights, out, stride);
+    if (d < head_dim) sum_block<Rows, 1, true, Ahead>(v, d, weights, out, stride);
 }
 
 /// Weights of a row as pairs of bfloat16.
@@ -200,9 +207,11 @@ void sum_rows(value_pairs const& v,
 inline void accumulate(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
     std::byte const* rows[tile_slots];
     int pair[tile_slots / 2];
-    value_pairs pairs{v.rows, nullptr, v.count / 2, v.head_dim, v.ahead};
+    value_pairs pairs{v.rows, nullptr, v.count / 2, v};
     if (v.count % 2 != 0 || v.keys[v.count - 1] != v.count - 1) { // not the first keys of the tile, two by two
-        pairs = {rows, pair, 0, v.head_dim, v.ahead};
+        pairs.rows  = rows;
+        pairs.pair  = pair;
+        pairs.count = 0;
         for (int k = 0; k < v.count;) {
             int const key             = v.keys[k];
             bool const two            = key % 2 == 0 && k + 1 < v.count && v.keys[k + 1] == key + 1;

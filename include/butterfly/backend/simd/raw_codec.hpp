@@ -36,26 +36,24 @@ struct stream_queries {
 /// Floats that rows of queries and outputs are padded to: the longest run of columns that a leaf works on.
 inline constexpr index_t query_padding = 32;
 
-/// Rows that will be read next: fetched towards L2 while the present ones are worked on, row k beside present row k.
+/// Rows that will be read next: fetched while the present ones are worked on, row k beside present row k.
 struct rows_ahead {
     std::byte const* const* rows = nullptr;
     int count                    = 0;
     index_t bytes                = 0; // of one row
     index_t skip                 = 0; // bytes from rows[k] to where row k stands
 
-    void fetch(int first, int end) const noexcept {
-        for (int k = first; k < std::min(end, count); ++k) {
-            std::byte const* const row = rows[k] + skip;
-            index_t b                  = 0;
-            for (; b + 256 <= bytes; b += 256) {
-                __builtin_prefetch(row + b, 0, 2);
-                __builtin_prefetch(row + b + 64, 0, 2);
-                __builtin_prefetch(row + b + 128, 0, 2);
-                __builtin_prefetch(row + b + 192, 0, 2);
-            }
-            for (; b < bytes; b += 64) __builtin_prefetch(row + b, 0, 2);
+    /// The bytes [from, to) of row k. Inlined: GCC 12 drops calls of a function that does nothing but prefetch.
+    [[gnu::always_inline]] void fetch(int k, index_t from, index_t to) const noexcept {
+        if (k >= count) return;
+        std::byte const* const row = rows[k] + skip;
+        for (; from + 128 <= to; from += 128) {
+            __builtin_prefetch(row + from);
+            __builtin_prefetch(row + from + 64);
         }
+        if (from < to) __builtin_prefetch(row + from);
     }
+    [[gnu::always_inline]] void fetch(int k) const noexcept { fetch(k, 0, bytes); }
 };
 
 /// Packed key rows of a tile, those a row sees: [count].
@@ -73,6 +71,9 @@ struct value_rows {
     int count;
     index_t head_dim;
     rows_ahead ahead{};
+
+    /// Where column d falls in the rows ahead, in bytes.
+    [[nodiscard]] index_t share(index_t d) const noexcept { return ahead.bytes * std::min(d, head_dim) / head_dim; }
 };
 
 /// The functions of one codec for one instruction set. `base` comes first, so that host code may read it as codec_ops.
@@ -120,11 +121,11 @@ template <int Keys, class Whole, class Rest>
 void by_keys(key_rows const& k, rows_ahead const& ahead, Whole const& whole, Rest const& rest) noexcept {
     int j = 0;
     for (; j + Keys <= k.count; j += Keys) {
-        ahead.fetch(j, j + Keys);
+        for (int i = j; i < j + Keys; ++i) ahead.fetch(i);
         whole(k.rows + j, j);
     }
     if (j == k.count) return;
-    ahead.fetch(j, j + Keys);
+    for (int i = j; i < k.count; ++i) ahead.fetch(i);
     std::byte const* rows[Keys];
     for (int i = 0; i < Keys; ++i) rows[i] = k.rows[std::min(j + i, k.count - 1)];
     rest(rows, j, k.count - j);
@@ -205,8 +206,9 @@ void sum_block(value_rows const& v, index_t d, float const* weights, float* out,
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (int i = 0; i < Vectors; ++i) sum[r * Vectors + i] = load_as<Isa>(out + r * stride + d + i * lanes<Isa>);
+    index_t const from = Ahead ? v.share(d) : 0, to = Ahead ? v.share(d + Vectors * lanes<Isa>) : 0;
     for (int k = 0; k < v.count; ++k) {
-        if constexpr (Ahead) v.ahead.fetch(k, k + 1);
+        if constexpr (Ahead) v.ahead.fetch(k, from, to);
         auto const* const row = reinterpret_cast<T const*>(v.rows[v.keys[k]]) + d;
         f32<Isa> value[Vectors];
 #pragma GCC unroll 16
@@ -225,21 +227,16 @@ void sum_block(value_rows const& v, index_t d, float const* weights, float* out,
         for (int i = 0; i < Vectors; ++i) sum[r * Vectors + i].store_unaligned(out + r * stride + d + i * lanes<Isa>);
 }
 
-/// All columns of Rows rows; the first ones fetch what comes next.
+/// All columns of Rows rows; each pass fetches its share of what comes next.
 template <class Isa, class T, int Rows, bool Ahead>
 void sum_rows(value_rows const& v, float const* weights, float* out, index_t stride) noexcept {
-    constexpr int wide = stream_sums<Isa> / Rows;
-    index_t d          = 0;
-    if (constexpr index_t w = wide * lanes<Isa>; w <= v.head_dim) {
-        sum_block<Isa, T, Rows, wide, false, Ahead>(v, d, weights, out, stride);
-        for (d = w; d + w <= v.head_dim; d += w)
-            sum_block<Isa, T, Rows, wide, false, false>(v, d, weights, out, stride);
-    } else if (Ahead) {
-        v.ahead.fetch(0, v.count);
-    }
+    constexpr index_t wide = stream_sums<Isa> / Rows * lanes<Isa>;
+    index_t d              = 0;
+    for (; d + wide <= v.head_dim; d += wide)
+        sum_block<Isa, T, Rows, stream_sums<Isa> / Rows, false, Ahead>(v, d, weights, out, stride);
     for (; d + lanes<Isa> <= v.head_dim; d += lanes<Isa>)
-        sum_block<Isa, T, Rows, 1, false, false>(v, d, weights, out, stride);
-    if (d < v.head_dim) sum_block<Isa, T, Rows, 1, true, false>(v, d, weights, out, stride);
+        sum_block<Isa, T, Rows, 1, false, Ahead>(v, d, weights, out, stride);
+    if (d < v.head_dim) sum_block<Isa, T, Rows, 1, true, Ahead>(v, d, weights, out, stride);
 }
 
 /// f(block, first, real) for blocks of 4, 2 and 1 rows; where `Pad`, three rows are a block of four.
