@@ -6,11 +6,11 @@
 // A tag answers: name(), supported() (this translation unit's flags allow it), available() (this CPU has it), and how a
 // register block is shaped. The shapes leave room for the operands: accumulators + one operand row + one broadcast.
 //
-//              lanes  registers  products: rows x values          stream: value rows at a time
-//   baseline     4       16      2 vectors x 4 =  8 acc           2
-//   neon         4       32      3 vectors x 8 = 24 acc           4
-//   x86_v3       8       16      3 vectors x 4 = 12 acc           2
-//   x86_v4      16       32      3 vectors x 8 = 24 acc           4
+//              lanes  registers  products: rows x values          stream: accumulators
+//   baseline     4       16      2 vectors x 4 =  8 acc            8
+//   neon         4       32      3 vectors x 8 = 24 acc           16
+//   x86_v3       8       16      3 vectors x 4 = 12 acc            8
+//   x86_v4      16       32      3 vectors x 8 = 24 acc           16
 
 #include <butterfly/backend/simd/cpu.hpp>
 
