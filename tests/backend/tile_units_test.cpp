@@ -126,7 +126,8 @@ struct operands {
     }
 
     void check_scores() {
-        unit.score(keys.data(), first, end, dk, queries.data(), rows, scores.data());
+        unit.score(keys.data(), unit.key_stride != nullptr ? unit.key_stride(dk) : 0, first, end, dk, queries.data(),
+                   rows, scores.data());
         for (int r = 0; r < rows; ++r)
             for (int j = first; j < end; ++j) {
                 double wanted = 0.0, size = 0.0;
@@ -148,8 +149,8 @@ struct operands {
         for (index_t i = 0; i < vec::column_rows(dv) * unit.strip; ++i) before.push_back(some(g));
         for (bool const scaled : {false, true}) {
             std::copy(before.begin(), before.end(), out.data());
-            unit.accumulate(values.data(), first, end, dv, weights.data(), rows, scaled ? factor.data() : nullptr,
-                            out.data());
+            unit.accumulate(values.data(), unit.value_stride != nullptr ? unit.value_stride(dv) : 0, first, end, dv,
+                            weights.data(), rows, scaled ? factor.data() : nullptr, out.data());
             for (int r = 0; r < rows; ++r)
                 for (index_t c = 0; c < dv; ++c) {
                     double wanted = static_cast<double>(before[at(c, r, unit.strip)]) * (scaled ? 0.5 : 1.0);

@@ -212,6 +212,7 @@ pack_values(std::byte const* const* rows, int first, int end, index_t head_dim, 
 
 template <class Tiles>
 void score(std::uint32_t const* keys,
+           index_t /*key_stride*/,
            int first,
            int end,
            index_t head_dim,
@@ -226,6 +227,7 @@ void score(std::uint32_t const* keys,
 
 template <class Tiles>
 void accumulate(std::uint32_t const* values,
+                index_t /*value_stride*/,
                 int first,
                 int end,
                 index_t head_dim,
@@ -244,17 +246,19 @@ void accumulate(std::uint32_t const* values,
 }
 
 template <class Tiles>
-inline constexpr tile_unit unit{.name        = "amx",
-                                .strip       = strip,
-                                .rows        = 512,
-                                .pairs       = 2,
-                                .key_step    = depth,
-                                .start       = &Tiles::configure,
-                                .stop        = &Tiles::release,
-                                .pack_keys   = &pack_keys,
-                                .pack_values = &pack_values,
-                                .score       = &score<Tiles>,
-                                .accumulate  = &accumulate<Tiles>};
+inline constexpr tile_unit unit{.name         = "amx",
+                                .strip        = strip,
+                                .rows         = 512,
+                                .pairs        = 2,
+                                .key_step     = depth,
+                                .key_stride   = nullptr,
+                                .value_stride = nullptr,
+                                .start        = &Tiles::configure,
+                                .stop         = &Tiles::release,
+                                .pack_keys    = &pack_keys,
+                                .pack_values  = &pack_values,
+                                .score        = &score<Tiles>,
+                                .accumulate   = &accumulate<Tiles>};
 
 } // namespace amx
 

@@ -24,10 +24,10 @@ namespace dot {
 inline constexpr int lanes = 16, height = 8, vectors = 3, strip = vectors * lanes;
 
 /// Words from one key to the next, from one pair of values to the next.
-[[nodiscard]] constexpr index_t key_stride(index_t head_dim) noexcept {
+[[nodiscard]] inline index_t key_stride(index_t head_dim) noexcept {
     return butterfly::detail::round_up(head_dim, operand_step) / 2 + 16;
 }
-[[nodiscard]] constexpr index_t value_stride(index_t head_dim) noexcept {
+[[nodiscard]] inline index_t value_stride(index_t head_dim) noexcept {
     return operand_stride(head_dim);
 }
 
@@ -56,7 +56,8 @@ BUTTERFLY_DOT inline void multiply(std::uint32_t const* a,
         for (int v = 0; v < Vectors; ++v) row[v] = _mm512_loadu_si512(b + k * strip + v * lanes);
 #pragma GCC unroll 8
         for (int i = 0; i < height; ++i) {
-            auto const word   = static_cast<int>(AlongK ? a[i * stride + k] : a[k * stride + i]);
+            int word = 0; // keys in place are bf16, two of them a word
+            std::memcpy(&word, AlongK ? a + i * stride + k : a + k * stride + i, sizeof word);
             __m512i const one = _mm512_set1_epi32(word);
 #pragma GCC unroll 3
             for (int v = 0; v < Vectors; ++v)
@@ -105,12 +106,12 @@ pack_values(std::byte const* const* rows, int first, int end, index_t head_dim, 
 
 template <int Vectors>
 BUTTERFLY_DOT void score_vectors(std::uint32_t const* keys,
+                                 index_t stride,
                                  int first,
                                  int end,
                                  index_t head_dim,
                                  std::uint32_t const* queries,
                                  float* scores) noexcept {
-    index_t const stride = key_stride(head_dim);
     for (int j = first - first % height; j < end; j += height)
         multiply<Vectors, true, false>(keys + j * stride, stride, queries, (head_dim + 1) / 2, nullptr,
                                        scores + j * strip);
@@ -118,13 +119,13 @@ BUTTERFLY_DOT void score_vectors(std::uint32_t const* keys,
 
 template <int Vectors>
 BUTTERFLY_DOT void accumulate_vectors(std::uint32_t const* values,
+                                      index_t stride,
                                       int first,
                                       int end,
                                       index_t head_dim,
                                       std::uint32_t const* weights,
                                       float const* factor,
                                       float* out) noexcept {
-    index_t const stride = value_stride(head_dim);
     int const from = first / 2, count = (end + 1) / 2 - from;
     for (index_t c = 0; c < head_dim; c += height)
         multiply<Vectors, false, true>(values + from * stride + c, stride, weights + from * strip, count, factor,
@@ -132,18 +133,20 @@ BUTTERFLY_DOT void accumulate_vectors(std::uint32_t const* values,
 }
 
 inline void score(std::uint32_t const* keys,
+                  index_t stride,
                   int first,
                   int end,
                   index_t head_dim,
                   std::uint32_t const* queries,
                   int rows,
                   float* scores) noexcept {
-    if (rows <= lanes) return score_vectors<1>(keys, first, end, head_dim, queries, scores);
-    if (rows <= 2 * lanes) return score_vectors<2>(keys, first, end, head_dim, queries, scores);
-    score_vectors<3>(keys, first, end, head_dim, queries, scores);
+    if (rows <= lanes) return score_vectors<1>(keys, stride, first, end, head_dim, queries, scores);
+    if (rows <= 2 * lanes) return score_vectors<2>(keys, stride, first, end, head_dim, queries, scores);
+    score_vectors<3>(keys, stride, first, end, head_dim, queries, scores);
 }
 
 inline void accumulate(std::uint32_t const* values,
+                       index_t stride,
                        int first,
                        int end,
                        index_t head_dim,
@@ -151,24 +154,26 @@ inline void accumulate(std::uint32_t const* values,
                        int rows,
                        float const* factor,
                        float* out) noexcept {
-    if (rows <= lanes) return accumulate_vectors<1>(values, first, end, head_dim, weights, factor, out);
-    if (rows <= 2 * lanes) return accumulate_vectors<2>(values, first, end, head_dim, weights, factor, out);
-    accumulate_vectors<3>(values, first, end, head_dim, weights, factor, out);
+    if (rows <= lanes) return accumulate_vectors<1>(values, stride, first, end, head_dim, weights, factor, out);
+    if (rows <= 2 * lanes) return accumulate_vectors<2>(values, stride, first, end, head_dim, weights, factor, out);
+    accumulate_vectors<3>(values, stride, first, end, head_dim, weights, factor, out);
 }
 
 } // namespace dot
 
-inline constexpr tile_unit dot_unit{.name        = "bf16 dot",
-                                    .strip       = dot::strip,
-                                    .rows        = 288,
-                                    .pairs       = 2,
-                                    .key_step    = 2,
-                                    .start       = nullptr,
-                                    .stop        = nullptr,
-                                    .pack_keys   = &dot::pack_keys,
-                                    .pack_values = &dot::pack_values,
-                                    .score       = &dot::score,
-                                    .accumulate  = &dot::accumulate};
+inline constexpr tile_unit dot_unit{.name         = "bf16 dot",
+                                    .strip        = dot::strip,
+                                    .rows         = 288,
+                                    .pairs        = 2,
+                                    .key_step     = 2,
+                                    .key_stride   = &dot::key_stride,
+                                    .value_stride = &dot::value_stride,
+                                    .start        = nullptr,
+                                    .stop         = nullptr,
+                                    .pack_keys    = &dot::pack_keys,
+                                    .pack_values  = &dot::pack_values,
+                                    .score        = &dot::score,
+                                    .accumulate   = &dot::accumulate};
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace butterfly::backend::vec

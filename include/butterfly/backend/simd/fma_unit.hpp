@@ -70,25 +70,26 @@ inline void with_constant(int n, F const& f) noexcept {
 /// score of tile_unit.
 template <class Isa>
 void fma_score(std::uint32_t const* keys,
+               index_t key_stride,
                int first,
                int end,
                index_t head_dim,
                std::uint32_t const* queries,
                int rows,
                float* scores) noexcept {
-    auto const* const a  = reinterpret_cast<float const*>(keys);
-    auto const* const b  = reinterpret_cast<float const*>(queries);
-    index_t const stride = operand_stride(head_dim);
+    auto const* const a = reinterpret_cast<float const*>(keys);
+    auto const* const b = reinterpret_cast<float const*>(queries);
     block::with_constant<Isa::strip_vectors>((rows + lanes<Isa> - 1) / lanes<Isa>, [&](auto vectors) {
         for (int j = first - first % Isa::block_height; j < end; j += Isa::block_height)
-            block::multiply<Isa, decltype(vectors)::value, true, false>(a + j * stride, stride, b, head_dim, nullptr,
-                                                                        scores + j * strip_rows<Isa>);
+            block::multiply<Isa, decltype(vectors)::value, true, false>(a + j * key_stride, key_stride, b, head_dim,
+                                                                        nullptr, scores + j * strip_rows<Isa>);
     });
 }
 
 /// accumulate of tile_unit.
 template <class Isa>
 void fma_accumulate(std::uint32_t const* values,
+                    index_t stride,
                     int first,
                     int end,
                     index_t head_dim,
@@ -96,9 +97,8 @@ void fma_accumulate(std::uint32_t const* values,
                     int rows,
                     float const* factor,
                     float* out) noexcept {
-    index_t const stride = operand_stride(head_dim);
-    auto const* const a  = reinterpret_cast<float const*>(values) + first * stride;
-    auto const* const b  = reinterpret_cast<float const*>(weights) + first * strip_rows<Isa>;
+    auto const* const a = reinterpret_cast<float const*>(values) + first * stride;
+    auto const* const b = reinterpret_cast<float const*>(weights) + first * strip_rows<Isa>;
     block::with_constant<Isa::strip_vectors>((rows + lanes<Isa> - 1) / lanes<Isa>, [&](auto vectors) {
         for (index_t c = 0; c < head_dim; c += Isa::block_height)
             block::multiply<Isa, decltype(vectors)::value, false, true>(a + c, stride, b, end - first, factor,
@@ -107,17 +107,19 @@ void fma_accumulate(std::uint32_t const* values,
 }
 
 template <class Isa>
-inline constexpr tile_unit fma_unit{.name        = "f32",
-                                    .strip       = strip_rows<Isa>,
-                                    .rows        = 288,
-                                    .pairs       = 1,
-                                    .key_step    = 1,
-                                    .start       = nullptr,
-                                    .stop        = nullptr,
-                                    .pack_keys   = nullptr,
-                                    .pack_values = nullptr,
-                                    .score       = &fma_score<Isa>,
-                                    .accumulate  = &fma_accumulate<Isa>};
+inline constexpr tile_unit fma_unit{.name         = "f32",
+                                    .strip        = strip_rows<Isa>,
+                                    .rows         = 288,
+                                    .pairs        = 1,
+                                    .key_step     = 1,
+                                    .key_stride   = &operand_stride,
+                                    .value_stride = &operand_stride,
+                                    .start        = nullptr,
+                                    .stop         = nullptr,
+                                    .pack_keys    = nullptr,
+                                    .pack_values  = nullptr,
+                                    .score        = &fma_score<Isa>,
+                                    .accumulate   = &fma_accumulate<Isa>};
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace butterfly::backend::vec

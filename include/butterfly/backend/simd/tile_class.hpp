@@ -186,29 +186,31 @@ private:
         std::byte const* key_rows[tile_slots];
         std::byte const* rows[tile_slots];
         gather_rows(pool.keys, i_.kv_head, tile, key_rows);
-        pack_keys(pool.keys, key_rows, first, end);
+        operand const keys_packed = pack_keys(pool.keys, tile, key_rows, first, end);
         gather_rows(pool.values, i_.kv_head, tile, rows);
-        pack_values(pool.values, rows, first, end);
-        bool const runs     = tile.bits == nullptr || find_runs(tile);
-        bool const some     = tile.bits != nullptr || masked_ || weightless != 0; // not all rows see all keys
-        bool const finite   = !some || all_finite(rows, first, end);
-        bool const adjusted = adjusted_ || tile.bias != nullptr;
+        operand const values_packed = pack_values(pool.values, tile, rows, first, end);
+        bool const runs             = tile.bits == nullptr || find_runs(tile);
+        bool const some             = tile.bits != nullptr || masked_ || weightless != 0; // not all rows see all keys
+        bool const finite           = !some || all_finite(values_packed, rows, first, end);
+        bool const adjusted         = adjusted_ || tile.bias != nullptr;
 
         for (int s = 0; s < strips(); ++s) {
             strip_keys keys = keys_of(tile, weightless, s);
             fetch_next(pool, tile, key_rows, rows, s);
             if (keys.first >= keys.end) continue;
             keys.to_base_2 = (adjusted ? 1.0F : p_.options.scale) * std::numbers::log2e_v<float>;
-            unit_.score(at_.keys, keys.first, keys.end, dk_, queries(s), rows_in(s), at_.scores);
+            unit_.score(keys_packed.words, keys_packed.stride, keys.first, keys.end, dk_, queries(s), rows_in(s),
+                        at_.scores);
             if (adjusted) adjust(pool, tile, s, keys);
             if (!keys.all) runs ? hide_runs(s, keys) : hide_bits(tile, s, keys);
             // Where every weight is 0 there is nothing to add, but what is not finite: 0 * inf is NaN for who sees it.
             bool rescale   = false;
             bool const any = unit_.pairs == 1 ? soften<1>(s, keys, rescale) : soften<2>(s, keys, rescale);
-            if (!any && (some ? finite : all_finite(rows, first, end))) continue;
+            if (!any && (some ? finite : all_finite(values_packed, rows, first, end))) continue;
             float const* const factor = rescale ? at_.factor : nullptr;
             if (finite)
-                unit_.accumulate(at_.values, keys.first, keys.end, dv_, weights(), rows_in(s), factor, out(s));
+                unit_.accumulate(values_packed.words, values_packed.stride, keys.first, keys.end, dv_, weights(),
+                                 rows_in(s), factor, out(s));
             else
                 accumulate_seen(pool.values, rows, tile, weightless, s, keys, factor);
         }
@@ -216,18 +218,50 @@ private:
 
     [[nodiscard]] std::uint32_t* weights() const noexcept { return reinterpret_cast<std::uint32_t*>(at_.scores); }
 
-    void pack_keys(storage_ref const& keys, std::byte const* const* rows, int first, int end) noexcept {
-        if (unit_.pack_keys != nullptr) return unit_.pack_keys(rows, first, end, dk_, at_.keys);
-        index_t const stride = operand_stride(dk_);
-        ops_of(keys).base.decode(keys.codec_state, rows + first, end - first, dk_,
-                                 reinterpret_cast<float*>(at_.keys) + first * stride, stride);
+    /// A tile of keys or values as a unit reads it, and words from one row to the next.
+    struct operand {
+        std::uint32_t const* words;
+        index_t stride;
+    };
+
+    [[nodiscard]] operand pack_keys(
+        storage_ref const& keys, key_tile const& tile, std::byte const* const* rows, int first, int end) noexcept {
+        bool const whole = dk_ % unit_.pairs == 0 && unit_.key_stride != nullptr;
+        if (whole && in_place(keys, tile, rows))
+            return {reinterpret_cast<std::uint32_t const*>(rows[0]), keys.slot_stride / 4};
+        index_t const stride = unit_.key_stride != nullptr ? unit_.key_stride(dk_) : 0;
+        if (unit_.pack_keys != nullptr)
+            unit_.pack_keys(rows, first, end, dk_, at_.keys);
+        else
+            ops_of(keys).base.decode(keys.codec_state, rows + first, end - first, dk_,
+                                     reinterpret_cast<float*>(at_.keys) + first * stride, stride);
+        return {at_.keys, stride};
     }
 
-    void pack_values(storage_ref const& values, std::byte const* const* rows, int first, int end) noexcept {
-        if (unit_.pack_values != nullptr) return unit_.pack_values(rows, first, end, dv_, at_.values);
-        index_t const stride = operand_stride(dv_);
-        ops_of(values).base.decode(values.codec_state, rows + first, end - first, dv_,
-                                   reinterpret_cast<float*>(at_.values) + first * stride, stride);
+    /// Values are read across their rows, a few columns of all of them at a time: rows a multiple of 2 KiB apart, which
+    /// share sets of the first cache, are copied. So are rows that end within a register block.
+    [[nodiscard]] operand pack_values(
+        storage_ref const& values, key_tile const& tile, std::byte const* const* rows, int first, int end) noexcept {
+        bool const whole = unit_.pairs == 1 && dv_ % operand_step == 0 && values.slot_stride % 2048 != 0;
+        if (whole && in_place(values, tile, rows))
+            return {reinterpret_cast<std::uint32_t const*>(rows[0]), values.slot_stride / 4};
+        index_t const stride = unit_.value_stride != nullptr ? unit_.value_stride(dv_) : 0;
+        if (unit_.pack_values != nullptr)
+            unit_.pack_values(rows, first, end, dv_, at_.values);
+        else
+            ops_of(values).base.decode(values.codec_state, rows + first, end - first, dv_,
+                                       reinterpret_cast<float*>(at_.values) + first * stride, stride);
+        return {at_.values, stride};
+    }
+
+    /// Whether rows can be read where they are: of the unit's own kind, words, and all of the tile there, since
+    /// register blocks reach beyond [first, end).
+    [[nodiscard]] bool
+    in_place(storage_ref const& s, key_tile const& tile, std::byte const* const* rows) const noexcept {
+        if (s.codec != (unit_.pairs == 1 ? codec_id::raw_f32 : codec_id::raw_bf16) || s.pages) return false;
+        return tile.slots == nullptr && tile.count == tile_slots && s.slot_stride % 4 == 0 &&
+               rows[tile_slots - 1] - rows[0] == (tile_slots - 1) * s.slot_stride &&
+               reinterpret_cast<std::uintptr_t>(rows[0]) % 4 == 0;
     }
 
     /// Fetches a strip's part of the rows after a run: what is packed next, if it comes next. Inlined, because GCC
@@ -347,21 +381,20 @@ private:
     /// Online softmax: scores become weights of the unit's kind. `rescale`: some row's factor is not 1. False where
     /// every score is hidden.
     template <int Pairs>
-    [[nodiscard]] bool soften(int s, strip_keys const& keys, bool& rescale) noexcept {
-        bool any = false;
+    [[nodiscard]] bool soften(int s, strip_keys const keys, bool& rescale) noexcept {
+        bool any     = false;
+        int const by = strip();
         vector const to_base_2(keys.to_base_2);
         for (int r = 0; r < rows_in(s); r += lanes<Isa>) {
             float* const scores = at_.scores + r;
-            float* const base   = at_.base + s * strip() + r;
-            float* const sum    = at_.sum + s * strip() + r;
-            vector top(minus_infinity);
-            for (int j = keys.first; j < keys.end; ++j) top = xsimd::max(top, load_as<Isa>(scores + j * strip()));
-            top                = top * to_base_2;
-            vector const old   = load_as<Isa>(base);
-            vector const grown = xsimd::select(top > old + vector(slack), top, old);
-            vector const from =
-                xsimd::select(grown == vector(minus_infinity), vector(0.0F), grown); // all hidden so far
-            vector const added  = Pairs == 1 ? weigh(scores, keys, from) : weigh_pairs(scores, keys, from);
+            float* const base   = at_.base + s * by + r;
+            float* const sum    = at_.sum + s * by + r;
+            vector const old    = load_as<Isa>(base);
+            vector const top    = highest(scores, keys, by) * to_base_2;
+            vector const grown  = xsimd::select(top > old + vector(slack), top, old);
+            vector const from   = xsimd::select(grown == vector(minus_infinity), vector(0.0F), grown); // all hidden
+            vector const added  = Pairs == 1 ? weigh(scores, keys, by, vector(0.0F) - from)
+                                             : weigh_pairs(scores, keys, by, vector(0.0F) - from, unit_.key_step);
             vector const factor = exp2<5>(old - from);
             factor.store_unaligned(at_.factor + r);
             fma(load_as<Isa>(sum), factor, added).store_unaligned(sum);
@@ -372,12 +405,25 @@ private:
         return any;
     }
 
-    [[nodiscard]] vector weigh(float* scores, strip_keys const& keys, vector const& base) const noexcept {
+    // Below, `by` is the strip: as an argument it stays in a register, since stores may alias the unit's numbers.
+
+    /// Largest score of each lane, by four chains.
+    [[nodiscard]] static vector highest(float const* scores, strip_keys const keys, int by) noexcept {
+        vector top[4] = {vector(minus_infinity), vector(minus_infinity), vector(minus_infinity),
+                         vector(minus_infinity)};
+        int j         = keys.first;
+        for (; j + 4 <= keys.end; j += 4)
+            for (int i = 0; i < 4; ++i) top[i] = xsimd::max(top[i], load_as<Isa>(scores + (j + i) * by));
+        for (; j < keys.end; ++j) top[0] = xsimd::max(top[0], load_as<Isa>(scores + j * by));
+        return xsimd::max(xsimd::max(top[0], top[1]), xsimd::max(top[2], top[3]));
+    }
+
+    [[nodiscard]] static vector weigh(float* scores, strip_keys const keys, int by, vector const& minus_base) noexcept {
         vector const to_base_2(keys.to_base_2);
         vector added(0.0F);
         for (int j = keys.first; j < keys.end; ++j) {
-            float* const at     = scores + j * strip();
-            vector const weight = exp2<5>(fma(load_as<Isa>(at), to_base_2, vector(0.0F) - base));
+            float* const at     = scores + j * by;
+            vector const weight = exp2<5>(fma(load_as<Isa>(at), to_base_2, minus_base));
             weight.store_unaligned(at);
             added = added + weight;
         }
@@ -385,27 +431,35 @@ private:
     }
 
     /// Weights of two keys to a word, in the place of the scores: pair j / 2 is written once keys j and j + 1 were
-    /// read.
-    [[nodiscard]] vector weigh_pairs(float* scores, strip_keys const& keys, vector const& base) const noexcept {
-        vector const to_base_2(keys.to_base_2);
-        int const from = detail::round_down(keys.first, 2), end = detail::round_up(keys.end, 2);
-        vector added(0.0F);
-        auto const weight = [&](int j) {
-            if (j < keys.first || j >= keys.end) return vector(0.0F);
-            return exp2<3>(fma(load_as<Isa>(scores + j * strip()), to_base_2, vector(0.0F) - base));
-        };
-        for (int j = from; j < end; j += 2) {
-            vector const low = weight(j), high = weight(j + 1);
+    /// read. Zeros up to a multiple of `step` on both sides.
+    [[nodiscard]] static vector
+    weigh_pairs(float* scores, strip_keys const keys, int by, vector const& minus_base, int step) noexcept {
+        auto* const words = reinterpret_cast<std::uint32_t*>(scores);
+        vector const to_base_2(keys.to_base_2), none(0.0F);
+        vector added      = none;
+        auto const weight = [&](int j) { return exp2<3>(fma(load_as<Isa>(scores + j * by), to_base_2, minus_base)); };
+        auto const put    = [&](int j, vector const& low, vector const& high) {
             added = added + (low + high);
-            bf16_pair(low, high).store_unaligned(reinterpret_cast<std::uint32_t*>(scores) + j / 2 * strip());
+            bf16_pair(low, high).store_unaligned(words + j / 2 * by);
+        };
+        int j = keys.first;
+        if (j % 2 != 0) {
+            put(j - 1, none, weight(j));
+            ++j;
         }
-        for (int j = detail::round_down(from, unit_.key_step); j < detail::round_up(end, unit_.key_step); j += 2)
-            if (j < from || j >= end) vector(0.0F).store_unaligned(scores + j / 2 * strip());
+        for (; j + 2 <= keys.end; j += 2) {
+            vector const low = weight(j), high = weight(j + 1);
+            put(j, low, high);
+        }
+        if (j < keys.end) put(j, weight(j), none);
+        for (int k = keys.first / step * step; k + 1 < keys.first; k += 2) none.store_unaligned(scores + k / 2 * by);
+        for (int k = (keys.end + 1) / 2 * 2; k % step != 0; k += 2) none.store_unaligned(scores + k / 2 * by);
         return added;
     }
 
     /// Whether the values of the keys [first, end) are finite, as the unit sees them.
-    [[nodiscard]] bool all_finite(std::byte const* const* rows, int first, int end) const noexcept {
+    [[nodiscard]] bool
+    all_finite(operand const& packed, std::byte const* const* rows, int first, int end) const noexcept {
         if (unit_.pack_values != nullptr) {
             bool finite = true;
             for (int j = first; j < end; ++j)
@@ -417,11 +471,10 @@ private:
             return finite;
         }
         vector check(0.0F); // x * 0 is NaN where x is not finite
-        auto const* const values = reinterpret_cast<float const*>(at_.values);
-        index_t const stride     = operand_stride(dv_);
+        auto const* const values = reinterpret_cast<float const*>(packed.words);
         for (int j = first; j < end; ++j)
             for (index_t d = 0; d < dv_; d += lanes<Isa>)
-                check = fma(load_as<Isa>(values + j * stride + d), vector(0.0F), check);
+                check = fma(load_as<Isa>(values + j * packed.stride + d), vector(0.0F), check);
         return xsimd::all(check == vector(0.0F));
     }
 

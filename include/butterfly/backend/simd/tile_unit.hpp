@@ -20,13 +20,18 @@
 
 namespace butterfly::backend::vec {
 
-/// Functions and shapes of one unit. Ranges of keys are [first, end) within a tile of tile_slots.
+/// Functions and shapes of one unit. What is not packed in tiles has a stride, and is read in place where its rows are
+/// of the unit's own kind. Ranges of keys are [first, end) within a tile of tile_slots.
 struct tile_unit {
     char const* name;
     int strip;    // rows of B and C: a multiple of the lanes
     int rows;     // most rows of an item, whole strips: they share packed keys and values
     int pairs;    // operands of a word: 1 f32, 2 bf16
     int key_step; // weights are zero up to a multiple of it on both sides of [first, end)
+
+    /// Words from one packed key, and from one packed value or pair of values, to the next; null: packed in tiles.
+    index_t (*key_stride)(index_t head_dim) noexcept;
+    index_t (*value_stride)(index_t head_dim) noexcept;
 
     /// Around an item, on its thread; null: nothing to do.
     void (*start)() noexcept;
@@ -39,6 +44,7 @@ struct tile_unit {
 
     /// scores[key][strip] for `rows` rows; what stands beyond them or outside [first, end) means nothing.
     void (*score)(std::uint32_t const* keys,
+                  index_t key_stride,
                   int first,
                   int end,
                   index_t head_dim,
@@ -47,6 +53,7 @@ struct tile_unit {
                   float* scores) noexcept;
     /// out[column][strip] = out * factor + sum over keys. factor: [strip]; null: 1.
     void (*accumulate)(std::uint32_t const* values,
+                       index_t value_stride,
                        int first,
                        int end,
                        index_t head_dim,
@@ -60,12 +67,12 @@ struct tile_unit {
 inline constexpr index_t operand_step = 32;
 
 /// Words from one row of f32 operands to the next: off the powers of two, whose rows would share sets of the cache.
-[[nodiscard]] constexpr index_t operand_stride(index_t head_dim) noexcept {
+[[nodiscard]] inline index_t operand_stride(index_t head_dim) noexcept {
     return butterfly::detail::round_up(head_dim, operand_step) + 16;
 }
 
 /// Words of a tile of keys or values, whatever the unit.
-[[nodiscard]] constexpr index_t operand_words(index_t head_dim) noexcept {
+[[nodiscard]] inline index_t operand_words(index_t head_dim) noexcept {
     return tile_slots * operand_stride(head_dim);
 }
 
