@@ -18,6 +18,7 @@
 #include <butterfly/sdpa/problem.hpp>
 
 #include <algorithm>
+#include <cstdint>
 #include <type_traits>
 
 namespace butterfly::backend::vec {
@@ -36,6 +37,10 @@ struct stream_queries {
 /// Floats that rows of queries and outputs are padded to: the longest run of columns that a leaf works on.
 inline constexpr index_t query_padding = 32;
 
+/// How far ahead of a page's turn its first lines are fetched: prefetchers of the CPU stop at pages of 4 KiB and start
+/// anew with a miss. Of 16, 32 and 64 KiB the one that was fastest on Zen 5 (f32: 15.0 -> 11.6 ms for 131072 keys).
+inline constexpr index_t page_lead = 32768, page_bytes = 4096;
+
 /// Rows that will be read next: fetched while the present ones are worked on, row k beside present row k.
 struct rows_ahead {
     std::byte const* const* rows = nullptr;
@@ -47,6 +52,12 @@ struct rows_ahead {
     [[gnu::always_inline]] void fetch(int k, index_t from, index_t to) const noexcept {
         if (k >= count) return;
         std::byte const* const row = rows[k] + skip;
+        auto const at              = reinterpret_cast<std::uintptr_t>(row + from);
+        auto const start           = static_cast<index_t>(-at % std::uintptr_t{page_bytes});
+        if (start < to - from) { // a page begins here
+            std::byte const* const page = row + from + start + page_lead;
+            for (index_t line = 0; line < 192; line += 64) __builtin_prefetch(page + line);
+        }
         for (; from + 128 <= to; from += 128) {
             __builtin_prefetch(row + from);
             __builtin_prefetch(row + from + 64);
