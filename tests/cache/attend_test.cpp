@@ -100,7 +100,7 @@ TEMPLATE_LIST_TEST_CASE("two-byte and foreign pools are as indifferent to cuts",
     };
     check(bf::raw_mix<bf::float16>{}, 1e-5);
     check(bf::raw_mix<bf::bfloat16>{}, 0x1p-5); // one class may round queries and weights to bf16, the other not
-    check(testing::mixed_mix{}, 0x1p-5); // its summaries are bf16
+    check(testing::mixed_mix{}, 0x1p-5);        // its summaries are bf16
 }
 
 TEMPLATE_LIST_TEST_CASE("with all blocks routed and equal keys every past token weighs the same",
