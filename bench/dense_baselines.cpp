@@ -215,7 +215,11 @@ void run(settings const& s, bench::json document) {
     bench::check_writable(s.common.json);
     std::string const name = bench::make_machine(s.common.backend, 1).name();
     fmt::print(text, "Causal prefill, {} tokens, heads {}/{}, backend {}\n", s.tokens, s.heads, s.kv_heads, name);
-    if (!bench::has_openblas()) fmt::print(text, "This build has no OpenBLAS; that peer is left out.\n");
+    if (bench::has_openblas())
+        fmt::print(text, "OpenBLAS runs its {} kernels (OPENBLAS_CORETYPE asks for others).\n",
+                   bench::openblas_kernels());
+    else
+        fmt::print(text, "This build has no OpenBLAS; that peer is left out.\n");
     document["backend"] = name;
     bench::text_table table({"dim threads", "system", "ms", "GFLOP/s", "x eigen", "x openblas", "error"}, 2);
     for (index_t const head_dim : s.dims) {

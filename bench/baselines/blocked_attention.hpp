@@ -89,6 +89,9 @@ void eigen_attention(dense_inputs const& p, bf::executor const& threads);
 
 /// False where this build has no OpenBLAS: then openblas_attention does nothing.
 [[nodiscard]] bool has_openblas() noexcept;
+/// The CPU whose kernels OpenBLAS chose: one older than this CPU may take its AVX2 ones. OPENBLAS_CORETYPE=SkylakeX
+/// asks for AVX-512.
+[[nodiscard]] char const* openblas_kernels() noexcept;
 void openblas_attention(dense_inputs const& p, bf::executor const& threads);
 
 } // namespace bench

@@ -36,6 +36,10 @@ bool has_openblas() noexcept {
     return true;
 }
 
+char const* openblas_kernels() noexcept {
+    return openblas_get_corename();
+}
+
 void openblas_attention(dense_inputs const& p, bf::executor const& threads) {
     openblas_set_num_threads(1);
     blocked_attention(p, openblas_products{}, threads);
@@ -45,6 +49,10 @@ void openblas_attention(dense_inputs const& p, bf::executor const& threads) {
 
 bool has_openblas() noexcept {
     return false;
+}
+
+char const* openblas_kernels() noexcept {
+    return "";
 }
 
 void openblas_attention(dense_inputs const&, bf::executor const&) {}

@@ -89,7 +89,7 @@ def environment_of(name, arguments, features):
     if name.startswith("torch") and arguments.library_path:
         return {"LD_LIBRARY_PATH": arguments.library_path}
     # An OpenBLAS older than the CPU takes its AVX2 kernels where its AVX-512 ones would run at twice the speed.
-    if name == "openblas" and "avx512f" in features.split() and "OPENBLAS_CORETYPE" not in os.environ:
+    if name == "openblas" and "avx512" in features.split() and "OPENBLAS_CORETYPE" not in os.environ:
         return {"OPENBLAS_CORETYPE": "SkylakeX"}
     return {}
 

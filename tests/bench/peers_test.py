@@ -29,7 +29,7 @@ def limit(kind, name, best, threads=2, present=True, pattern=""):
 
 
 LIMITS = {
-    "features": "avx2 avx512f",
+    "features": "avx2 avx512",
     "caches": {"l1": 32 << 10, "l2": 1 << 20, "l3": 32 << 20},
     "machine": {},
     "limits": [
@@ -50,6 +50,15 @@ def result(kind="prefill", peers=(), **fields):
            "bytes": 8 << 20, "kv_bytes": 4 << 20, "peers": list(peers), **fields}
     out["floor"] = report.floor_of(LIMITS, out["type"], out["flops"], out["bytes"], out["threads"])
     return out
+
+
+class Environment(unittest.TestCase):
+    def test_openblas_is_given_the_widest_kernels_of_the_cpu(self):
+        if "OPENBLAS_CORETYPE" in compare.os.environ:
+            self.skipTest("the user has chosen")
+        self.assertEqual(compare.environment_of("openblas", None, LIMITS["features"]), {"OPENBLAS_CORETYPE": "SkylakeX"})
+        self.assertEqual(compare.environment_of("openblas", None, "avx2"), {})
+        self.assertEqual(compare.environment_of("eigen", None, LIMITS["features"]), {})
 
 
 class Cases(unittest.TestCase):

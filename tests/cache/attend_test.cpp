@@ -65,9 +65,9 @@ void run(Policy const& policy, Cache& cache, sequence& s, std::vector<bf::index_
 
 /// Equal to the bit where the backend has one answer, else close.
 template <class Policy>
-void require_same(testing::tensor<float> const& a, testing::tensor<float> const& b, double close = 1e-5) {
+void require_same(testing::tensor<float> const& a, testing::tensor<float> const& b) {
     auto const c =
-        one_answer<Policy> ? testing::compare_bits(a.view(), b.view()) : testing::compare(a.view(), b.view(), close);
+        one_answer<Policy> ? testing::compare_bits(a.view(), b.view()) : testing::compare(a.view(), b.view(), 1e-5);
     INFO(c.text());
     REQUIRE(c.ok);
 }
@@ -90,17 +90,17 @@ TEMPLATE_LIST_TEST_CASE("any cut of a sequence gives the same output", "[attend]
 }
 
 TEMPLATE_LIST_TEST_CASE("two-byte and foreign pools are as indifferent to cuts", "[attend]", cache_backends) {
-    TestType const policy;
-    auto const check = [&](auto mix, double close) {
+    auto const policy = in_f32<TestType>();
+    auto const check  = [&](auto mix) {
         sequence wanted(200), s(200);
         bf::compressed_kv_cache<decltype(mix)> whole(config(200)), cache(config(40));
         run(policy, whole, wanted, {200});
         run(policy, cache, s, {1, 40, 7});
-        require_same<TestType>(s.out, wanted.out, close);
+        require_same<TestType>(s.out, wanted.out);
     };
-    check(bf::raw_mix<bf::float16>{}, 1e-5);
-    check(bf::raw_mix<bf::bfloat16>{}, 0x1p-5); // one class may round queries and weights to bf16, the other not
-    check(testing::mixed_mix{}, 0x1p-5);        // its summaries are bf16
+    check(bf::raw_mix<bf::float16>{});
+    check(bf::raw_mix<bf::bfloat16>{});
+    check(testing::mixed_mix{});
 }
 
 TEMPLATE_LIST_TEST_CASE("with all blocks routed and equal keys every past token weighs the same",

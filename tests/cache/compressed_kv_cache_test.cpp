@@ -5,7 +5,7 @@
 #include "support/catch.hpp"
 
 TEMPLATE_LIST_TEST_CASE("a compressed cache agrees with a model that keeps every token", "[cache]", cache_backends) {
-    TestType const policy;
+    auto const policy = in_f32<TestType>();
     for (std::uint64_t seed = 0; seed < 3000; ++seed) {
         butterfly::testing::random draws(0, seed);
         std::vector<std::uint8_t> program(static_cast<std::size_t>(draws.between(20, 120)));
