@@ -4,8 +4,9 @@
 // The SIMD backend: packed, register-blocked kernels for what this translation unit's flags allow, from SSE2 to AVX-512
 // and NEON. Include and compile; with no flags it is SSE2: correct, slow, and name() says so.
 //
-// Numeric policy: f32 accumulation whatever the storage; exp to 2e-7; within a kernel class (stream, tile) the bits do
-// not depend on the executor, the number of threads, chunking or batch.
+// Numeric policy: f32 accumulation whatever the storage; exp to 2e-7, or to 1e-4 where weights are then rounded to bf16
+// (bf16_unit.hpp); within a kernel class (stream, tile) the bits do not depend on the executor, the number of threads,
+// chunking or batch.
 
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/merge_ops.hpp>
