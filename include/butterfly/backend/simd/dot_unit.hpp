@@ -60,9 +60,7 @@ BUTTERFLY_DOT inline void multiply(std::uint32_t const* a,
             std::memcpy(&word, AlongK ? a + i * stride + k : a + k * stride + i, sizeof word);
             __m512i const one = _mm512_set1_epi32(word);
 #pragma GCC unroll 3
-            for (int v = 0; v < Vectors; ++v)
-                sum[i][v] =
-                    _mm512_dpbf16_ps(sum[i][v], reinterpret_cast<__m512bh>(one), reinterpret_cast<__m512bh>(row[v]));
+            for (int v = 0; v < Vectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], (__m512bh)one, (__m512bh)row[v]);
         }
     }
 #pragma GCC unroll 8

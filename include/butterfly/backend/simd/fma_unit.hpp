@@ -16,10 +16,6 @@
 
 #include <utility>
 
-#if defined(__CUDACC__) // host code that nvcc reads on its way to the host compiler
-#pragma nv_diag_suppress 1675
-#endif
-
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 

@@ -14,6 +14,10 @@
 
 #include <butterfly/backend/simd/cpu.hpp>
 
+#if defined(__CUDACC__)       // host code that nvcc reads on its way to the host compiler
+#pragma nv_diag_suppress 1675 // it knows no #pragma GCC unroll
+#endif
+
 // GCC 12's AVX-512 header reads a variable it leaves undefined on purpose, and warns about itself wherever it is
 // inlined.
 #if defined(__GNUC__) && !defined(__clang__)

@@ -179,7 +179,8 @@ private:
     /// Queries as the keys' codec wants them, unless they are.
     void prepare(simd_codec_ops const& keys) noexcept {
         if (keys.prepare == nullptr || prepared_ == &keys) return;
-        keys.prepare({at_.queries, key_stride_, i_.rows()}, at_.packed);
+        stream_queries const q{at_.queries, key_stride_, i_.rows()};
+        keys.prepare(q, at_.packed);
         prepared_ = &keys;
     }
 
