@@ -483,3 +483,64 @@ TEST_CASE("aligned cuts hold every token once and no empty item", "[backend]") {
                 for (int const count : seen) REQUIRE(count == 1);
             }
 }
+
+// The library's own visibilities bring biases to calls of few rows only; a user's may bring them anywhere.
+TEST_CASE("a visibility of the user's biases keys in both kernel classes", "[backend]") {
+    struct leaning : bf::visible::interval {
+        bool next(bf::problem const& p,
+                  bf::index_t pool,
+                  bf::row_tile const& rows,
+                  bf::key_span span,
+                  bf::tile_cursor& cursor,
+                  bf::key_tile& tile) const noexcept {
+            if (!interval::next(p, pool, rows, span, cursor, tile)) return false;
+            for (int j = 0; j < tile.count; ++j)
+                cursor.bias[j] = tile.slot(j) % 7 == 3 ? -inf : 0.05F * static_cast<float>(tile.slot(j) % 11);
+            tile.bias = cursor.bias;
+            return true;
+        }
+    };
+    for (bf::index_t const tokens : {1, 3, 40, 150}) {
+        CAPTURE(tokens);
+        auto const of = [&](auto const& policy) {
+            auto data = bf::testing::make_problem<float, float>(
+                {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 150, .head_dim = 24, .seed = 9});
+            bf::pool const keys{data.k.view(), data.v.view(), leaning{}};
+            bf::attend_options options;
+            options.q_position = 150 - tokens;
+            bf::attend(policy, data.q.view(), data.out.view(), options, keys);
+            return data;
+        };
+        auto got = of(bf::backend::simd<>{}), wanted = of(bf::backend::scalar{});
+        auto const same = bf::testing::compare(got.out.view(), wanted.out.view(), 1e-4);
+        INFO(same.text());
+        REQUIRE(same.ok);
+    }
+}
+
+// Additive masks that are finite and huge are how many engines hide keys: where all keys carry one, it cancels.
+TEST_CASE("huge finite masks hide what smaller ones show and cancel where all keys carry them", "[backend]") {
+    for (float const huge : {-1e4F, -1e9F, -1e10F, -1e30F, -std::numeric_limits<float>::max()})
+        for (bf::index_t const masked : {70, 200})
+            for (bf::index_t const tokens : {1, 40})
+                for (auto const unit : {bf::backend::bf16_unit::best, bf::backend::bf16_unit::fma}) {
+                    CAPTURE(huge, masked, tokens, name_of(unit));
+                    std::vector<float> mask(static_cast<std::size_t>(tokens * 200), 0.0F);
+                    for (bf::index_t t = 0; t < tokens; ++t) std::fill_n(mask.begin() + t * 200, masked, huge);
+                    auto const of = [&](auto const& policy) {
+                        auto data = bf::testing::make_problem<float, bf::bfloat16>(
+                            {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 200, .head_dim = 24, .seed = 4});
+                        bf::attend_options options;
+                        options.causal = false;
+                        options.mask   = {.data = bf::memory_ref(mask.data()), .type = bf::element_type::f32};
+                        bf::pool const keys{data.k.view(), data.v.view(), bf::visible::causal_prefix()};
+                        bf::attend(policy, data.q.view(), data.out.view(), options, keys);
+                        return data;
+                    };
+                    auto got        = of(bf::backend::simd<>{.bf16 = unit});
+                    auto wanted     = of(bf::backend::scalar{});
+                    auto const same = bf::testing::compare(got.out.view(), wanted.out.view(), 0x1p-4);
+                    INFO(same.text());
+                    REQUIRE(same.ok);
+                }
+}

@@ -184,6 +184,11 @@ private:
         prepared_ = &keys;
     }
 
+    /// Bytes of a row to fetch: rows of other heads may stand between those of one.
+    [[nodiscard]] static index_t row_bytes(storage_ref const& s, index_t head_dim) noexcept {
+        return std::min(std::abs(s.slot_stride), head_dim * (s.codec == codec_id::raw_f32 ? 4 : 2));
+    }
+
     /// Keys `seen` of a tile for the rows [first_row, first_row + rows).
     void visit(pool_ref const& pool,
                key_tile const& tile,
@@ -221,9 +226,10 @@ private:
 
         // Scores of the visible keys, then spread to where they stand in the tile. Values are fetched meanwhile, and
         // while they are summed the keys where a run goes on.
-        index_t const skip  = tile.slots == nullptr ? tile.count * pool.keys.slot_stride : 0;
+        index_t const skip  = tile.slots == nullptr && !pool.keys.pages ? tile.count * pool.keys.slot_stride : 0;
         float* const scores = at_.scores + first_row * tile_slots;
-        score(pool.keys, {shown, count, dk_, {values, tile.count, pool.values.slot_stride}}, first_row, rows, scores);
+        score(pool.keys, {shown, count, dk_, {values, tile.count, row_bytes(pool.values, dv_)}}, first_row, rows,
+              scores);
         if (first_ones)
             for (int r = 0; r < rows; ++r)
                 std::fill(scores + r * tile_slots + count, scores + (r + 1) * tile_slots, minus_infinity);
@@ -231,7 +237,7 @@ private:
             spread(scores, rows, keys, count);
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
-        rows_ahead const next{in_tile, skip != 0 ? tile.count : 0, pool.keys.slot_stride, skip};
+        rows_ahead const next{in_tile, skip != 0 ? tile.count : 0, row_bytes(pool.keys, dk_), skip};
         accumulate(pool.values, values, {values, keys, count, dv_, next}, first_row, rows, part);
     }
 

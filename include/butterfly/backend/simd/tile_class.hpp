@@ -32,7 +32,7 @@ struct tile_scratch {
     std::uint32_t* values;  // a tile, as the unit packs it
     float* scores;          // [tile_slots][strip]; weights take their place
     float* out;             // [strips][columns][strip]
-    float* base;            // [rows]: weights are 2^(logit - base), logits in units of log2(e)
+    float* base;            // [rows]: weights are 2^(c (s - base))
     float* sum;             // [rows]
     float* factor;          // [strip]
     float* begin;           // [rows]: rows see keys [begin, end) of a partial tile
@@ -112,16 +112,19 @@ private:
     struct strip_keys {
         int first, end;  // between them is every key that some row sees
         bool all;        // every row sees all of them
-        float to_base_2; // from a score, or an adjusted logit, to units of log2(e)
+        float to_base_2; // from a difference of scores to one of exponents of 2
     };
 
     /// Whether logits are more than scaled products.
     [[nodiscard]] static bool is_adjusted(problem const& p) noexcept {
-        bool biased = p.options.soft_cap > 0.0F || has_row_bias(p) || !(p.options.scale > 0.0F);
+        bool biased =
+            p.options.soft_cap > 0.0F || has_row_bias(p) || !(p.options.scale > 1e-20F && p.options.scale < 1e20F);
         for (int k = 0; k < p.pool_count; ++k) biased |= static_cast<bool>(p.pools[k].log_weights);
         return biased;
     }
 
+    /// What a score times is a logit.
+    [[nodiscard]] float unit_of_scores() const noexcept { return adjusted_ ? 1.0F : p_.options.scale; }
     [[nodiscard]] int strip() const noexcept { return unit_.strip; }
     [[nodiscard]] int strips() const noexcept { return (i_.rows() + strip() - 1) / strip(); }
     [[nodiscard]] int rows_in(int s) const noexcept { return std::min(strip(), i_.rows() - s * strip()); }
@@ -192,16 +195,18 @@ private:
         bool const runs             = tile.bits == nullptr || find_runs(tile);
         bool const some             = tile.bits != nullptr || masked_ || weightless != 0; // not all rows see all keys
         bool const finite           = !some || all_finite(values_packed, rows, first, end);
-        bool const adjusted         = adjusted_ || tile.bias != nullptr;
 
         for (int s = 0; s < strips(); ++s) {
             strip_keys keys = keys_of(tile, weightless, s);
             fetch_next(pool, tile, key_rows, rows, s);
             if (keys.first >= keys.end) continue;
-            keys.to_base_2 = (adjusted ? 1.0F : p_.options.scale) * std::numbers::log2e_v<float>;
+            keys.to_base_2 = unit_of_scores() * std::numbers::log2e_v<float>;
             unit_.score(keys_packed.words, keys_packed.stride, keys.first, keys.end, dk_, queries(s), rows_in(s),
                         at_.scores);
-            if (adjusted) adjust(pool, tile, s, keys);
+            if (adjusted_)
+                adjust(pool, tile, s, keys);
+            else if (tile.bias != nullptr)
+                lean(tile, s, keys);
             if (!keys.all) runs ? hide_runs(s, keys) : hide_bits(tile, s, keys);
             // Where every weight is 0 there is nothing to add, but what is not finite: 0 * inf is NaN for who sees it.
             bool rescale   = false;
@@ -271,7 +276,7 @@ private:
                                            std::byte const* const* keys,
                                            std::byte const* const* values,
                                            int s) const noexcept {
-        if (tile.slots != nullptr) return;
+        if (tile.slots != nullptr || pool.keys.pages || pool.values.pages) return;
         index_t const key_stride = pool.keys.slot_stride, value_stride = pool.values.slot_stride;
         index_t const key_bytes   = std::min(dk_ * 4, std::abs(key_stride));
         index_t const value_bytes = std::min(dv_ * 4, std::abs(value_stride));
@@ -345,6 +350,18 @@ private:
         }
     }
 
+    /// Per-key bias of a tile where logits are nothing but scaled: in units of the scores, whose bases go on.
+    void lean(key_tile const& tile, int s, strip_keys const& keys) noexcept {
+        for (int j = keys.first; j < keys.end; ++j) {
+            vector const bias(tile.bias[j] / p_.options.scale);
+            for (int r = 0; r < rows_in(s); r += lanes<Isa>) {
+                float* const at = at_.scores + j * strip() + r;
+                vector const x  = tile.bias[j] == minus_infinity ? bias : load_as<Isa>(at) + bias;
+                x.store_unaligned(at);
+            }
+        }
+    }
+
     /// Per row the run of keys it sees; false where some row's keys are no run.
     [[nodiscard]] bool find_runs(key_tile const& tile) noexcept {
         for (int t = 0; t < i_.tokens; ++t) {
@@ -390,12 +407,12 @@ private:
             float* const base   = at_.base + s * by + r;
             float* const sum    = at_.sum + s * by + r;
             vector const old    = load_as<Isa>(base);
-            vector const top    = highest(scores, keys, by) * to_base_2;
-            vector const grown  = xsimd::select(top > old + vector(slack), top, old);
+            vector const top    = highest(scores, keys, by);
+            vector const grown  = xsimd::select((top - old) * to_base_2 > vector(slack), top, old);
             vector const from   = xsimd::select(grown == vector(minus_infinity), vector(0.0F), grown); // all hidden
-            vector const added  = Pairs == 1 ? weigh(scores, keys, by, vector(0.0F) - from)
-                                             : weigh_pairs(scores, keys, by, vector(0.0F) - from, unit_.key_step);
-            vector const factor = exp2<5>(old - from);
+            vector const added =
+                Pairs == 1 ? weigh(scores, keys, by, from) : weigh_pairs(scores, keys, by, from, unit_.key_step);
+            vector const factor = exp2<5>((old - from) * to_base_2);
             factor.store_unaligned(at_.factor + r);
             fma(load_as<Isa>(sum), factor, added).store_unaligned(sum);
             grown.store_unaligned(base);
@@ -418,12 +435,12 @@ private:
         return xsimd::max(xsimd::max(top[0], top[1]), xsimd::max(top[2], top[3]));
     }
 
-    [[nodiscard]] static vector weigh(float* scores, strip_keys const keys, int by, vector const& minus_base) noexcept {
+    [[nodiscard]] static vector weigh(float* scores, strip_keys const keys, int by, vector const& base) noexcept {
         vector const to_base_2(keys.to_base_2);
         vector added(0.0F);
         for (int j = keys.first; j < keys.end; ++j) {
             float* const at     = scores + j * by;
-            vector const weight = exp2<5>(fma(load_as<Isa>(at), to_base_2, minus_base));
+            vector const weight = exp2<5>((load_as<Isa>(at) - base) * to_base_2);
             weight.store_unaligned(at);
             added = added + weight;
         }
@@ -433,11 +450,11 @@ private:
     /// Weights of two keys to a word, in the place of the scores: pair j / 2 is written once keys j and j + 1 were
     /// read. Zeros up to a multiple of `step` on both sides.
     [[nodiscard]] static vector
-    weigh_pairs(float* scores, strip_keys const keys, int by, vector const& minus_base, int step) noexcept {
+    weigh_pairs(float* scores, strip_keys const keys, int by, vector const& base, int step) noexcept {
         auto* const words = reinterpret_cast<std::uint32_t*>(scores);
         vector const to_base_2(keys.to_base_2), none(0.0F);
         vector added      = none;
-        auto const weight = [&](int j) { return exp2<3>(fma(load_as<Isa>(scores + j * by), to_base_2, minus_base)); };
+        auto const weight = [&](int j) { return exp2<3>((load_as<Isa>(scores + j * by) - base) * to_base_2); };
         auto const put    = [&](int j, vector const& low, vector const& high) {
             added = added + (low + high);
             bf16_pair(low, high).store_unaligned(words + j / 2 * by);
@@ -518,7 +535,7 @@ private:
                 transpose(out(s) + first, strip(), dv_, count, at_.rows, dv_);
                 for (int i = 0; i < count; ++i) {
                     int const r = s * strip() + first + i;
-                    softmax_state state{at_.base[r] * std::numbers::ln2_v<float>, at_.sum[r]};
+                    softmax_state state{at_.base[r] * unit_of_scores(), at_.sum[r]};
                     if (lse != nullptr) lse[head(r) * p_.tokens() + token(r)] = state.lse();
                     float const rescale = sinks != nullptr ? state.push(sinks[head(r)]) : 1.0F;
                     host::store_row(p_.out, head(r), token(r), at_.rows + i * dv_,
