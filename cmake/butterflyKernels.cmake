@@ -89,8 +89,9 @@ function(butterfly_kernel_library name isa)
   endif()
   butterfly_find_object_tools()
 
-  set(flags_of_baseline -march=x86-64)
-  set(flags_of_x86_v3 -march=x86-64-v3)
+  # Behind the project's flags: -march alone leaves an -mavx2 of theirs standing. kernels.cpp refuses what is too much.
+  set(flags_of_baseline -march=x86-64 -mno-sse3)
+  set(flags_of_x86_v3 -march=x86-64-v3 -mno-avx512f)
   set(flags_of_x86_v4 -march=x86-64-v4)
   set(flags_of_neon "") # what the project's flags say, at least what every AArch64 has
 

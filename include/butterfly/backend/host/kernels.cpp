@@ -18,6 +18,15 @@ namespace {
 
 using kernel_isa = isa::BUTTERFLY_KERNELS;
 
+#if defined(__AVX512F__)
+constexpr isa_level compiled_for = isa_level::x86_v4;
+#elif defined(__AVX__)
+constexpr isa_level compiled_for = isa_level::x86_v3;
+#else
+constexpr isa_level compiled_for = isa_level::baseline;
+#endif
+static_assert(compiled_for <= isa_level::BUTTERFLY_KERNELS, "these flags allow more than the instruction set has");
+
 /// The functions of the table.
 struct entries {
     static void const* raw_ops(codec_id codec, bf16_unit unit) noexcept {
