@@ -33,6 +33,7 @@ std::vector<bf::backend::host> policies() {
 } // namespace
 
 TEST_CASE("host keeps the laws at every level", "[backend]") {
+    if (test::short_sweep()) return; // they are the kernels of simd<>, whose laws are asked either way
     for (bf::backend::host const& policy : policies()) {
         DYNAMIC_SECTION(policy.name()) {
             test::check_laws(
