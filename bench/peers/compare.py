@@ -86,8 +86,8 @@ class Worker:
 
 def environment_of(name, arguments, features):
     """What a peer's process finds set beside QUIET."""
-    if name.startswith("torch") and arguments.library_path:
-        return {"LD_LIBRARY_PATH": arguments.library_path}
+    if name.startswith("torch") and arguments.torch_libraries:
+        return {"LD_LIBRARY_PATH": arguments.torch_libraries}
     # An OpenBLAS older than the CPU takes its AVX2 kernels where its AVX-512 ones would run at twice the speed.
     if name == "openblas" and "avx512" in features.split() and "OPENBLAS_CORETYPE" not in os.environ:
         return {"OPENBLAS_CORETYPE": "SkylakeX"}
@@ -257,7 +257,7 @@ def parse_arguments(arguments):
     parser.add_argument("--programs", metavar="DIR", default="build/native/bench/peers", help="where the peers' programs are")
     parser.add_argument("--limits", metavar="PROGRAM", default="build/native/bench/machine_limits", help="machine_limits")
     parser.add_argument("--python", metavar="PROGRAM", help="a Python that has PyTorch; none: it is left out")
-    parser.add_argument("--library-path", metavar="DIR", help="where that Python's PyTorch finds libraries")
+    parser.add_argument("--torch-libraries", metavar="DIR", help="where that Python's PyTorch finds libraries")
     return parser.parse_args(arguments)
 
 

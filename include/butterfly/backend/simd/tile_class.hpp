@@ -14,9 +14,9 @@
 // rescaled only once its maximum has grown by `slack` binary digits, so weights reach 2^slack and most tiles rescale
 // nothing.
 
-#include <butterfly/backend/host/workspace.hpp>
-#include <butterfly/backend/simd/exp2.hpp>
 #include <butterfly/backend/simd/item.hpp>
+#include <butterfly/backend/simd/tile_scratch.hpp>
+#include <butterfly/backend/simd/tile_weights.hpp>
 #include <butterfly/backend/simd/transpose.hpp>
 
 #include <cstring>
@@ -24,59 +24,6 @@
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
-
-/// One thread's memory of the tile class.
-struct tile_scratch {
-    std::uint32_t* queries; // [strips][head_dim or pairs of it][strip]
-    std::uint32_t* keys;    // a tile, as the unit packs it
-    std::uint32_t* values;  // a tile, as the unit packs it
-    float* scores;          // [tile_slots][strip]; weights take their place
-    float* out;             // [strips][columns][strip]
-    float* base;            // [rows]: weights are 2^(c (s - base))
-    float* sum;             // [rows]
-    float* factor;          // [strip]
-    float* begin;           // [rows]: rows see keys [begin, end) of a partial tile
-    float* end;             // [rows]
-    float* slope;           // [rows]: ALiBi
-    float* position;        // [rows]: relative to the item's first
-    float* mask;            // [rows][tile_slots]: the additive mask of a tile
-    float* rows;            // [16][head_dim]: rows on their way in and out
-
-    static constexpr int rows_at_once = 16;
-
-    [[nodiscard]] static index_t bytes(tile_unit const& unit, index_t dk, index_t dv, bool masked) noexcept {
-        tile_scratch nothing;
-        return nothing.carve(unit, dk, dv, masked, nullptr);
-    }
-
-    tile_scratch(tile_unit const& unit, index_t dk, index_t dv, bool masked, std::byte* memory) noexcept {
-        carve(unit, dk, dv, masked, memory);
-    }
-
-    /// Words of the queries of a strip.
-    [[nodiscard]] static index_t query_words(tile_unit const& unit, index_t dk) noexcept {
-        return detail::round_up(dk, operand_step) / unit.pairs * unit.strip;
-    }
-
-private:
-    tile_scratch() noexcept = default;
-
-    /// Places the arrays; returns their bytes.
-    index_t carve(tile_unit const& unit, index_t dk, index_t dv, bool masked, std::byte* memory) noexcept {
-        host::carver c(memory);
-        index_t const strips = unit.rows / unit.strip;
-        queries              = c.take<std::uint32_t>(strips * query_words(unit, dk));
-        keys                 = c.take<std::uint32_t>(operand_words(dk));
-        values               = c.take<std::uint32_t>(operand_words(dv));
-        scores               = c.take<float>(tile_slots * unit.strip);
-        out                  = c.take<float>(unit.rows * column_rows(dv));
-        for (float** array : {&base, &sum, &begin, &end, &slope, &position}) *array = c.take<float>(unit.rows);
-        factor = c.take<float>(unit.strip);
-        rows   = c.take<float>(rows_at_once * std::max(dk, dv));
-        mask   = c.take<float>(masked ? unit.rows * tile_slots : 0);
-        return c.taken();
-    }
-};
 
 /// Attention of one item.
 template <class Isa>
@@ -107,13 +54,6 @@ private:
 
     /// Binary digits by which a maximum may grow before its row is rescaled.
     static constexpr float slack = 8.0F;
-
-    /// Keys of a tile that a strip works on.
-    struct strip_keys {
-        int first, end;  // between them is every key that some row sees
-        bool all;        // every row sees all of them
-        float to_base_2; // from a difference of scores to one of exponents of 2
-    };
 
     /// Whether logits are more than scaled products.
     [[nodiscard]] static bool is_adjusted(problem const& p) noexcept {
@@ -407,11 +347,11 @@ private:
             float* const base   = at_.base + s * by + r;
             float* const sum    = at_.sum + s * by + r;
             vector const old    = load_as<Isa>(base);
-            vector const top    = highest(scores, keys, by);
+            vector const top    = highest<Isa>(scores, keys, by);
             vector const grown  = xsimd::select((top - old) * to_base_2 > vector(slack), top, old);
             vector const from   = xsimd::select(grown == vector(minus_infinity), vector(0.0F), grown); // all hidden
-            vector const added =
-                Pairs == 1 ? weigh(scores, keys, by, from) : weigh_pairs(scores, keys, by, from, unit_.key_step);
+            vector const added  = Pairs == 1 ? weigh<Isa>(scores, keys, by, from)
+                                             : weigh_pairs<Isa>(scores, keys, by, from, unit_.key_step);
             vector const factor = exp2<5>((old - from) * to_base_2);
             factor.store_unaligned(at_.factor + r);
             fma(load_as<Isa>(sum), factor, added).store_unaligned(sum);
@@ -420,58 +360,6 @@ private:
             rescale |= xsimd::any(grown != old);
         }
         return any;
-    }
-
-    // Below, `by` is the strip: as an argument it stays in a register, since stores may alias the unit's numbers.
-
-    /// Largest score of each lane, by four chains.
-    [[nodiscard]] static vector highest(float const* scores, strip_keys const keys, int by) noexcept {
-        vector top[4] = {vector(minus_infinity), vector(minus_infinity), vector(minus_infinity),
-                         vector(minus_infinity)};
-        int j         = keys.first;
-        for (; j + 4 <= keys.end; j += 4)
-            for (int i = 0; i < 4; ++i) top[i] = xsimd::max(top[i], load_as<Isa>(scores + (j + i) * by));
-        for (; j < keys.end; ++j) top[0] = xsimd::max(top[0], load_as<Isa>(scores + j * by));
-        return xsimd::max(xsimd::max(top[0], top[1]), xsimd::max(top[2], top[3]));
-    }
-
-    [[nodiscard]] static vector weigh(float* scores, strip_keys const keys, int by, vector const& base) noexcept {
-        vector const to_base_2(keys.to_base_2);
-        vector added(0.0F);
-        for (int j = keys.first; j < keys.end; ++j) {
-            float* const at     = scores + j * by;
-            vector const weight = exp2<5>((load_as<Isa>(at) - base) * to_base_2);
-            weight.store_unaligned(at);
-            added = added + weight;
-        }
-        return added;
-    }
-
-    /// Weights of two keys to a word, in the place of the scores: pair j / 2 is written once keys j and j + 1 were
-    /// read. Zeros up to a multiple of `step` on both sides.
-    [[nodiscard]] static vector
-    weigh_pairs(float* scores, strip_keys const keys, int by, vector const& base, int step) noexcept {
-        auto* const words = reinterpret_cast<std::uint32_t*>(scores);
-        vector const to_base_2(keys.to_base_2), none(0.0F);
-        vector added      = none;
-        auto const weight = [&](int j) { return exp2<3>((load_as<Isa>(scores + j * by) - base) * to_base_2); };
-        auto const put    = [&](int j, vector const& low, vector const& high) {
-            added = added + (low + high);
-            bf16_pair(low, high).store_unaligned(words + j / 2 * by);
-        };
-        int j = keys.first;
-        if (j % 2 != 0) {
-            put(j - 1, none, weight(j));
-            ++j;
-        }
-        for (; j + 2 <= keys.end; j += 2) {
-            vector const low = weight(j), high = weight(j + 1);
-            put(j, low, high);
-        }
-        if (j < keys.end) put(j, weight(j), none);
-        for (int k = keys.first / step * step; k + 1 < keys.first; k += 2) none.store_unaligned(scores + k / 2 * by);
-        for (int k = (keys.end + 1) / 2 * 2; k % step != 0; k += 2) none.store_unaligned(scores + k / 2 * by);
-        return added;
     }
 
     /// Whether the values of the keys [first, end) are finite, as the unit sees them.

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Scratch memory of the tile class: what one thread holds of an item.
+
+#include <butterfly/backend/host/workspace.hpp>
+#include <butterfly/backend/simd/batch.hpp>
+#include <butterfly/backend/simd/tile_unit.hpp>
+
+#include <algorithm>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+/// One thread's memory of the tile class.
+struct tile_scratch {
+    std::uint32_t* queries; // [strips][head_dim or pairs of it][strip]
+    std::uint32_t* keys;    // a tile, as the unit packs it
+    std::uint32_t* values;  // a tile, as the unit packs it
+    float* scores;          // [tile_slots][strip]; weights take their place
+    float* out;             // [strips][columns][strip]
+    float* base;            // [rows]: weights are 2^(c (s - base))
+    float* sum;             // [rows]
+    float* factor;          // [strip]
+    float* begin;           // [rows]: rows see keys [begin, end) of a partial tile
+    float* end;             // [rows]
+    float* slope;           // [rows]: ALiBi
+    float* position;        // [rows]: relative to the item's first
+    float* mask;            // [rows][tile_slots]: the additive mask of a tile
+    float* rows;            // [16][head_dim]: rows on their way in and out
+
+    static constexpr int rows_at_once = 16;
+
+    [[nodiscard]] static index_t bytes(tile_unit const& unit, index_t dk, index_t dv, bool masked) noexcept {
+        tile_scratch nothing;
+        return nothing.carve(unit, dk, dv, masked, nullptr);
+    }
+
+    tile_scratch(tile_unit const& unit, index_t dk, index_t dv, bool masked, std::byte* memory) noexcept {
+        carve(unit, dk, dv, masked, memory);
+    }
+
+    /// Words of the queries of a strip.
+    [[nodiscard]] static index_t query_words(tile_unit const& unit, index_t dk) noexcept {
+        return detail::round_up(dk, operand_step) / unit.pairs * unit.strip;
+    }
+
+private:
+    tile_scratch() noexcept = default;
+
+    /// Places the arrays; returns their bytes.
+    index_t carve(tile_unit const& unit, index_t dk, index_t dv, bool masked, std::byte* memory) noexcept {
+        host::carver c(memory);
+        index_t const strips = unit.rows / unit.strip;
+        queries              = c.take<std::uint32_t>(strips * query_words(unit, dk));
+        keys                 = c.take<std::uint32_t>(operand_words(dk));
+        values               = c.take<std::uint32_t>(operand_words(dv));
+        scores               = c.take<float>(tile_slots * unit.strip);
+        out                  = c.take<float>(unit.rows * column_rows(dv));
+        for (float** array : {&base, &sum, &begin, &end, &slope, &position}) *array = c.take<float>(unit.rows);
+        factor = c.take<float>(unit.strip);
+        rows   = c.take<float>(rows_at_once * std::max(dk, dv));
+        mask   = c.take<float>(masked ? unit.rows * tile_slots : 0);
+        return c.taken();
+    }
+};
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec
