@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 // What this machine can do at most: arithmetic of each unit, and read bandwidth of each level of memory by the way of
-// reading. Goals are quoted against these figures, of the same session.
+// reading. Goals are quoted against these figures, of the same run.
 //
 // A figure is the median of repetitions of a few milliseconds each, all threads starting together, each on a core of
 // its own where the system lets it, and the slowest counting. They are spread over the whole run, in rounds, so that a

@@ -194,7 +194,7 @@ def document(data):
 Every peer is a process of its own; their repetitions are taken in turns, {settings['rounds']} rounds. Inputs are N(0, 1), rounded to the
 type of the case, the same for all. 8 query heads, 2 KV heads. FLOPs are 4 * head_dim for each visible (query, key) pair of each head.
 Floor: the larger of FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add) and bytes of q, k, v and
-out over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both of this session. x best peer: time
+out over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both of this run. x best peer: time
 of the fastest peer over ours.
 
 """

@@ -2,8 +2,8 @@
 #pragma once
 
 // The SIMD kernels of one instruction set as a table of functions over plain data: what an object of kernels.cpp
-// defines, and all that the rest of a program knows of it. Nothing here throws or allocates: scratch memory is the
-// caller's.
+// defines, and all that the rest of a program knows of it. Nothing here throws, and nothing but `explain` allocates:
+// scratch memory is the caller's.
 
 #include <butterfly/backend/host/isa_level.hpp>
 #include <butterfly/core/executor.hpp>

@@ -47,7 +47,7 @@ template <class Isa>
 }
 
 /// Rows an item of the tile class aims at: whole strips, as many as a unit likes where that leaves enough items, and
-/// about 96 at least. How rows are grouped changes no bit.
+/// 128 or 144 at least. How rows are grouped changes no bit.
 [[nodiscard]] inline int item_rows(tile_unit const& unit, index_t all_rows, int threads) noexcept {
     int rows = unit.rows;
     while (rows % (2 * unit.strip) == 0 && rows > 192 && all_rows < rows * enough_items * threads) rows /= 2;
