@@ -544,3 +544,34 @@ TEST_CASE("huge finite masks hide what smaller ones show and cancel where all ke
                     REQUIRE(same.ok);
                 }
 }
+
+// Items grow and shrink with the threads; a value that is not finite must not show how. Positions are odd against
+// tiles, so that a tile with a broken value is shared with rows that do not see it in some groupings and not in others.
+TEST_CASE("rows that do not see a broken value have the same bits for every number of threads", "[backend]") {
+    bf::index_t const tokens = 1400;
+    for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot, bf::backend::bf16_unit::emulated})
+        for (bf::index_t const bad : {200, 220, 300}) {
+            if (!available(unit)) continue;
+            CAPTURE(name_of(unit), bad);
+            auto const of = [&](int threads) {
+                auto data = bf::testing::make_problem<float, bf::bfloat16>(
+                    {.heads = 4, .kv_heads = 2, .tokens = tokens, .head_dim = 16, .seed = 8});
+                for (bf::index_t h = 0; h < 2; ++h)
+                    data.v.at(h, bad, 5) = bf::bfloat16(std::numeric_limits<float>::quiet_NaN());
+                bf::pool const keys{data.k.view(), data.v.view(), bf::visible::causal_prefix()};
+                auto const q   = data.q.view().slice(20, tokens - 20);
+                auto const out = data.out.view().slice(20, tokens - 20);
+                bf::meeting barrier;
+                bf::testing::on_threads(threads, [&](int thread) {
+                    bf::share const part{.thread = thread, .threads = threads, .barrier = barrier};
+                    bf::attend(bf::backend::simd<>{.executor = part, .bf16 = unit}, q, out, {.q_position = 20}, keys);
+                });
+                return data;
+            };
+            auto one = of(1), four = of(4);
+            auto const a = one.out.view().slice(20, bad - 20), b = four.out.view().slice(20, bad - 20);
+            auto const same = bf::testing::compare_bits(a, b);
+            INFO(same.text());
+            REQUIRE(same.ok);
+        }
+}

@@ -131,10 +131,14 @@ private:
         gather_rows(pool.keys, i_.kv_head, tile, key_rows);
         operand const keys_packed = pack_keys(pool.keys, tile, key_rows, first, end);
         gather_rows(pool.values, i_.kv_head, tile, rows);
-        operand const values_packed = pack_values(pool.values, tile, rows, first, end);
-        bool const runs             = tile.bits == nullptr || find_runs(tile);
-        bool const some             = tile.bits != nullptr || masked_ || weightless != 0; // not all rows see all keys
-        bool const finite           = !some || all_finite(values_packed, rows, first, end);
+        operand values_packed = pack_values(pool.values, tile, rows, first, end);
+        bool const runs       = tile.bits == nullptr || find_runs(tile);
+        bool const some       = tile.bits != nullptr || masked_ || weightless != 0; // not all rows see all keys
+        // A value that is not finite must not reach rows that do not see it, as 0 * inf: the unit is given zeros for
+        // it, and it is added to the rows that do. What the others get is then the same to the bit whoever shares their
+        // item.
+        std::uint64_t const broken = some ? broken_keys(values_packed, rows, first, end) : 0;
+        if (broken != 0) values_packed = pack_without(broken, pool.values, rows, first, end);
 
         for (int s = 0; s < strips(); ++s) {
             strip_keys keys = keys_of(tile, weightless, s);
@@ -151,13 +155,11 @@ private:
             // Where every weight is 0 there is nothing to add, but what is not finite: 0 * inf is NaN for who sees it.
             bool rescale   = false;
             bool const any = unit_.pairs == 1 ? soften<1>(s, keys, rescale) : soften<2>(s, keys, rescale);
-            if (!any && (some ? finite : all_finite(values_packed, rows, first, end))) continue;
+            if (!any && broken == 0 && (some || broken_keys(values_packed, rows, first, end) == 0)) continue;
             float const* const factor = rescale ? at_.factor : nullptr;
-            if (finite)
-                unit_.accumulate(values_packed.words, values_packed.stride, keys.first, keys.end, dv_, weights(),
-                                 rows_in(s), factor, out(s));
-            else
-                accumulate_seen(pool.values, rows, tile, weightless, s, keys, factor);
+            unit_.accumulate(values_packed.words, values_packed.stride, keys.first, keys.end, dv_, weights(),
+                             rows_in(s), factor, out(s));
+            if (broken != 0) add_broken(broken, pool.values, rows, tile, weightless, s, keys);
         }
     }
 
@@ -362,40 +364,63 @@ private:
         return any;
     }
 
-    /// Whether the values of the keys [first, end) are finite, as the unit sees them.
-    [[nodiscard]] bool
-    all_finite(operand const& packed, std::byte const* const* rows, int first, int end) const noexcept {
-        if (unit_.pack_values != nullptr) {
-            bool finite = true;
-            for (int j = first; j < end; ++j)
-                for (index_t d = 0; d < dv_; ++d) {
-                    std::uint16_t bits = 0;
-                    std::memcpy(&bits, rows[j] + d * 2, sizeof bits);
-                    finite &= (bits & 0x7f80U) != 0x7f80U;
-                }
-            return finite;
-        }
-        vector check(0.0F); // x * 0 is NaN where x is not finite
-        auto const* const values = reinterpret_cast<float const*>(packed.words);
+    /// The keys of [first, end) with a value that is not finite.
+    [[nodiscard]] std::uint64_t
+    broken_keys(operand const& packed, std::byte const* const* rows, int first, int end) const noexcept {
+        std::uint64_t broken = 0;
         for (int j = first; j < end; ++j)
-            for (index_t d = 0; d < dv_; d += lanes<Isa>)
-                check = fma(load_as<Isa>(values + j * packed.stride + d), vector(0.0F), check);
+            if (!(unit_.pairs == 1 ? finite_words(packed.words + j * packed.stride) : finite_bf16(rows[j])))
+                broken |= std::uint64_t{1} << j;
+        return broken;
+    }
+
+    [[nodiscard]] bool finite_words(std::uint32_t const* words) const noexcept {
+        vector check(0.0F); // x * 0 is NaN where x is not finite
+        auto const* const row = reinterpret_cast<float const*>(words);
+        for (index_t d = 0; d < dv_; d += lanes<Isa>) check = fma(load_as<Isa>(row + d), vector(0.0F), check);
         return xsimd::all(check == vector(0.0F));
     }
 
-    // Row by row over the keys a row sees: a value that is not finite must not reach the others as 0 * inf.
-    void accumulate_seen(storage_ref const& values,
-                         std::byte const* const* rows,
-                         key_tile const& tile,
-                         std::uint64_t weightless,
-                         int s,
-                         strip_keys const& keys,
-                         float const* factor) noexcept {
+    [[nodiscard]] bool finite_bf16(std::byte const* row) const noexcept {
+        bool finite = true;
+        for (index_t d = 0; d < dv_; ++d) {
+            std::uint16_t bits = 0;
+            std::memcpy(&bits, row + d * 2, sizeof bits);
+            finite &= (bits & 0x7f80U) != 0x7f80U;
+        }
+        return finite;
+    }
+
+    /// Values with zeros in the place of broken rows.
+    [[nodiscard]] operand pack_without(
+        std::uint64_t broken, storage_ref const& values, std::byte const* const* rows, int first, int end) noexcept {
+        index_t const stride = unit_.value_stride != nullptr ? unit_.value_stride(dv_) : 0;
+        if (unit_.pack_values != nullptr) {
+            std::fill_n(at_.rows, dv_, 0.0F); // longer than a row of bf16
+            std::byte const* kept[tile_slots];
+            for (int j = first; j < end; ++j)
+                kept[j] = (broken >> j & 1U) != 0U ? reinterpret_cast<std::byte const*>(at_.rows) : rows[j];
+            unit_.pack_values(kept, first, end, dv_, at_.values);
+            return {at_.values, stride};
+        }
+        auto* const to = reinterpret_cast<float*>(at_.values);
+        ops_of(values).base.decode(values.codec_state, rows + first, end - first, dv_, to + first * stride, stride);
+        for (int j = first; j < end; ++j)
+            if ((broken >> j & 1U) != 0U) std::fill_n(to + j * stride, dv_, 0.0F);
+        return {at_.values, stride};
+    }
+
+    void add_broken(std::uint64_t broken,
+                    storage_ref const& values,
+                    std::byte const* const* rows,
+                    key_tile const& tile,
+                    std::uint64_t weightless,
+                    int s,
+                    strip_keys const& keys) noexcept {
         float* const out = this->out(s);
-        for (int r = 0; r < rows_in(s) && factor != nullptr; ++r)
-            for (index_t d = 0; d < dv_; ++d) out[d * strip() + r] *= factor[r];
-        for (int j = keys.first; j < keys.end; ++j) {
-            if ((weightless >> j & 1U) != 0U) continue;
+        for (std::uint64_t left = broken & ~weightless & detail::bit_range(keys.first, keys.end); left != 0;
+             left &= left - 1) {
+            int const j = std::countr_zero(left);
             ops_of(values).base.decode(values.codec_state, rows + j, 1, dv_, at_.rows, dv_);
             for (int r = 0; r < rows_in(s); ++r) {
                 int const row = s * strip() + r;
