@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include <butterfly/backend/scalar.hpp>
+#include <butterfly/sdpa/graph_rows.hpp>
 #include <butterfly/testing/laws/law.hpp>
 #include <butterfly/testing/sees.hpp>
+#include <butterfly/topology/build.hpp>
+#include <butterfly/topology/landmark.hpp>
+#include <butterfly/topology/window.hpp>
 
 #include "support/catch.hpp"
 
@@ -13,9 +17,16 @@ namespace {
 
 using bf::index_t;
 
+/// What else a walk keeps to.
+struct manner {
+    bool ascending = true; // slots, and spans of them; false: lists in their own order
+    bool extent    = true; // nothing outside of it
+    bool together  = false;
+};
+
 /// Which (query, slot) pairs a walk delivers within the spans cut at `cuts`, and how often.
 std::map<std::pair<index_t, index_t>, int>
-walk(bf::problem const& p, bf::row_tile const& rows, std::vector<index_t> const& cuts, bool list) {
+walk(bf::problem const& p, bf::row_tile const& rows, std::vector<index_t> const& cuts, bool ascending) {
     std::map<std::pair<index_t, index_t>, int> seen;
     bf::visibility_ref const& v = p.pools[0].visibility;
     for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
@@ -32,7 +43,7 @@ walk(bf::problem const& p, bf::row_tile const& rows, std::vector<index_t> const&
                 index_t const slot = tile.slot(j);
                 REQUIRE(slot >= 0);
                 REQUIRE(slot < p.pools[0].slots);
-                if (!list) {
+                if (ascending) {
                     REQUIRE(slot > last); // ascending, nothing twice
                     REQUIRE(slot < span.end);
                     last = slot;
@@ -52,7 +63,7 @@ walk(bf::problem const& p, bf::row_tile const& rows, std::vector<index_t> const&
 }
 
 /// Walks row tiles of several sizes over spans at random and compares each pair with the definition.
-void check_walk(bf::problem const& p, bf::testing::random& draws, bool list = false) {
+void check_walk(bf::problem const& p, bf::testing::random& draws, manner const& m = {}) {
     bf::pool_ref const& pool = p.pools[0];
     index_t const aligned    = pool.visibility.row_alignment;
     for (int const most : {1, 5, bf::tile_tokens}) {
@@ -63,13 +74,13 @@ void check_walk(bf::problem const& p, bf::testing::random& draws, bool list = fa
             for (int t = 1; t < count; ++t)
                 if (block(t) != block(0)) count = t;
             for (index_t head = 0; head < pool.visibility.row_heads; ++head) {
-                bf::row_tile const rows{.first = first, .tokens = count, .head = head};
+                bf::row_tile const rows{.first = first, .tokens = count, .head = head, .together = m.together};
                 std::vector<index_t> cuts{0};
-                if (!list)
+                if (m.extent)
                     for (int i = 0; i < 3; ++i)
                         cuts.push_back(std::min(cuts.back() + bf::tile_slots * draws.below(3), pool.slots));
                 cuts.push_back(pool.slots + 7);
-                auto const seen = walk(p, rows, cuts, list);
+                auto const seen = walk(p, rows, cuts, m.ascending);
 
                 bf::key_span const extent = pool.visibility.extent(pool.visibility.state, p, 0, rows);
                 for (int t = 0; t < count; ++t) {
@@ -82,7 +93,7 @@ void check_walk(bf::problem const& p, bf::testing::random& draws, bool list = fa
                             CAPTURE(first, count, head, t, position, slot, times);
                             REQUIRE(times == (wanted ? 1 : 0));
                         }
-                        if (wanted && !list) {
+                        if (wanted && m.extent) {
                             bool const inside = slot >= extent.first && slot < extent.end;
                             if (!inside) REQUIRE(inside);
                         }
@@ -188,14 +199,50 @@ TEST_CASE("graph rows show what their definition says", "[sdpa]") {
         index_t const tokens = draws.one_of({1, 9, 40}), nodes = draws.between(1, 200), keys = draws.between(1, 200);
         bf::graph const g = bf::testing::detail::random_graph(draws, draws.between(1, 2), nodes, draws.between(1, 150));
         bf::attend_options o;
-        o.causal = draws.below(4) != 0;
+        o.causal     = draws.below(4) != 0;
+        o.q_position = draws.between(0, nodes + 9);
+        CAPTURE(i, tokens, nodes, keys, g.shape().degree, o.causal, o.q_position);
+        walked const in_order(tokens, keys, o, bf::visible::graph_rows{g.view()});
+        check_walk(in_order.bound.problem(), draws, {.ascending = false, .extent = false});
+        check_walk(in_order.bound.problem(), draws, {.extent = false, .together = true});
+        o.edge_bias = {1.0F, 2.0F, 3.0F, 4.0F};
+        walked const biased(tokens, keys, o, bf::visible::graph_rows{g.view()});
+        check_walk(biased.bound.problem(), draws, {.ascending = false, .extent = false, .together = true});
         std::vector<std::int32_t> queries; // beyond the graph, and before it
         for (index_t t = 0; t < tokens; ++t) queries.push_back(static_cast<std::int32_t>(draws.between(-1, nodes + 9)));
         o.q_positions = queries.data();
-        CAPTURE(i, tokens, nodes, keys, g.shape().degree, o.causal);
-        walked const w(tokens, keys, o, bf::visible::graph_rows{g.view()});
-        check_walk(w.bound.problem(), draws, true);
+        walked const strewn(tokens, keys, o, bf::visible::graph_rows{g.view()});
+        check_walk(strewn.bound.problem(), draws, {.ascending = false, .extent = false});
     }
+}
+
+TEST_CASE("rows of a graph that are walked together share tiles", "[sdpa]") {
+    // In the order of the rules, not ascending.
+    auto const g = bf::topology::build({.heads = 1, .nodes = 5000}, bf::topology::window{.predecessors = 100},
+                                       bf::topology::landmark{.stride = 100}, bf::topology::self{});
+    walked const w(64, 5000, {.q_position = 4480}, bf::visible::graph_rows{g.view()});
+    auto const p                = w.bound.problem();
+    bf::visibility_ref const& v = p.pools[0].visibility;
+    bf::row_tile const rows{.first = 0, .tokens = 64, .together = true};
+    REQUIRE(v.shares(v.state, p, 0, rows));
+    bf::tile_cursor cursor;
+    bf::key_tile tile;
+    std::vector<index_t> keys;
+    bool run = false;
+    while (v.next(v.state, p, 0, rows, {0, bf::no_alignment}, cursor, tile)) {
+        run |= tile.slots == nullptr && tile.count == bf::tile_slots;
+        for (int j = 0; j < tile.count; ++j) keys.push_back(tile.slot(j));
+    }
+    std::vector<index_t> wanted;
+    for (index_t j = 0; j < 4544; ++j)
+        if (j % 100 == 0 || j >= 4380) wanted.push_back(j);
+    REQUIRE(keys == wanted); // each once for all rows
+    REQUIRE(run);            // neighbours side by side are read where they stand
+
+    bf::graph const strangers = bf::testing::detail::random_graph(bf::testing::random(5), 1, 5000, 20);
+    walked const few(64, 5000, {.q_position = 4480}, bf::visible::graph_rows{strangers.view()});
+    bf::visibility_ref const& s = few.bound.problem().pools[0].visibility;
+    REQUIRE(!s.shares(s.state, few.bound.problem(), 0, rows));
 }
 
 TEST_CASE("where a key stands in its tile does not depend on who asks", "[sdpa]") {

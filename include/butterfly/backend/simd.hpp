@@ -49,9 +49,9 @@ template <class Isa>
     for (problem const& p : problems) {
         index_t const dk = p.q.shape.head_dim;
         index_t const dv = p.out.shape.head_dim;
-        most             = std::max(most, cut_problem<Isa>(p).stream ? stream_scratch<Isa>::bytes(dk, dv)
-                                                                     : tile_scratch::bytes(unit_of<Isa>(p), dk, dv,
-                                                                                           static_cast<bool>(p.options.mask.data)));
+        most             = std::max(most, stream_scratch<Isa>::bytes(dk, dv)); // rows of a tile may go one by one
+        if (cut_problem<Isa>(p).stream) continue;
+        most = std::max(most, tile_scratch::bytes(unit_of<Isa>(p), dk, dv, static_cast<bool>(p.options.mask.data)));
     }
     return most;
 }

@@ -17,12 +17,15 @@
 
 namespace butterfly {
 
-/// Most keys of one key tile. Tiles are anchored at multiples of it (or at the start of a list), so no boundary depends
-/// on threads, chunks or batch.
+/// Most keys of one key tile. Tiles are anchored at multiples of it (or at the start of a list), so that no boundary
+/// depends on threads, chunks or batch.
 inline constexpr int tile_slots = 64;
 
 /// Most query tokens of one row tile.
 inline constexpr int tile_tokens = 256;
+
+/// Rows and words of 64 slots that a cursor has marks for.
+inline constexpr int mark_rows = 64, mark_words = 16;
 
 /// "No boundary": the row_alignment of a visibility whose rows need not share a routing block.
 inline constexpr index_t no_alignment = std::numeric_limits<index_t>::max();
@@ -71,26 +74,31 @@ struct problem;
 
 /// Query rows that are worked on together: `tokens` consecutive query tokens of one head row.
 struct row_tile {
-    index_t first = 0; // first query token of the call
-    int tokens    = 0; // <= tile_tokens
-    index_t head  = 0; // which head's rows a visibility with rows per head is asked for
+    index_t first = 0;     // first query token of the call
+    int tokens    = 0;     // <= tile_tokens
+    index_t head  = 0;     // which head's rows a visibility with rows per head is asked for
+    bool together = false; // a tile that many rows see is wanted, rather than one that all keys of are seen
 };
 
 /// Where a walk over key tiles stands, with its scratch memory. Start it with `next = span.first`.
 struct tile_cursor {
-    index_t next = 0;                // first slot (or list offset) not delivered yet
-    std::int32_t slots[tile_slots];  // slots of a list tile
-    std::uint64_t bits[tile_tokens]; // visibility of a partial tile
-    float bias[tile_slots];          // per-key bias of a tile
-    std::int32_t list[tile_slots];   // nodes read ahead from a row
-    int list_count = 0;              // nodes in `list`
-    int list_index = 0;              // the one being read
-    bool list_done = false;          // the row has no more nodes
+    index_t next = 0;                           // first slot (or list offset) not delivered yet
+    std::int32_t slots[tile_slots];             // slots of a list tile
+    std::uint64_t bits[tile_tokens];            // visibility of a partial tile
+    float bias[tile_slots];                     // per-key bias of a tile
+    std::int32_t list[tile_slots];              // nodes read ahead from a row
+    int list_count = 0;                         // nodes in `list`
+    int list_index = 0;                         // the one being read
+    bool list_done = false;                     // the row has no more nodes
+    int pass       = 0;                         // of a walk that goes over the slots more than once
+    index_t marked = 0, marked_end = 0;         // slots that there are marks of
+    std::uint64_t marks[mark_rows][mark_words]; // which rows see which of them
+    std::uint64_t any[mark_words];              // which of them some row sees
 };
 
 /// Keys that are worked on together: a run of slots or a list of them, and which rows see which. Where in its tile a
 /// key stands never depends on the rows that ask: runs start at multiples of tile_slots (from the pool's or the routed
-/// block's start), lists are cut from their start.
+/// block's start), lists and what rows have in common are cut from their start.
 struct key_tile {
     index_t first             = 0;       // a run: slots [first, first + count)
     int count                 = 0;       // <= tile_slots
@@ -126,6 +134,7 @@ struct visibility_ref {
                  tile_cursor&,
                  key_tile&) noexcept                                                              = nullptr;
     key_span (*extent)(void const* state, problem const&, index_t pool, row_tile const&) noexcept = nullptr;
+    bool (*shares)(void const* state, problem const&, index_t pool, row_tile const&) noexcept     = nullptr; // or: yes
     index_t row_alignment                                                                         = no_alignment;
     index_t row_heads                                                                             = 1;
     bool takes_positions = false; // honours key_positions of its pool

@@ -5,6 +5,7 @@
 
 #include <butterfly/graph/graph.hpp>
 #include <butterfly/sdpa/attend.hpp>
+#include <butterfly/sdpa/graph_rows.hpp>
 #include <butterfly/topology/row.hpp>
 
 namespace butterfly {

@@ -6,7 +6,7 @@
 //   interval           the latest keys up to the query, or the first ones before them     (dense, exact window, sinks)
 //   routed_blocks      all tokens of the blocks a topology row names                      (raw block-sparse)
 //   routed_summaries   the summaries a topology row names, of blocks older than the window (compressed)
-//   graph_rows         the neighbours an explicit graph lists                             (any graph)
+//   graph_rows         the neighbours an explicit graph lists, in graph_rows.hpp           (any graph)
 //
 // A visibility walks key tiles for host kernels (`next`) and says what it is as plain data for devices (`describe`).
 // A walk depends on the rows' positions alone, never on threads, chunks or batch. With p the position of a query,
@@ -14,7 +14,6 @@
 //
 //   lower(p) = W == 0 ? 0 : max(0, p - W + 1), rounded down to a multiple of `align`
 
-#include <butterfly/graph/abi.hpp>
 #include <butterfly/sdpa/problem.hpp>
 #include <butterfly/topology/row_source.hpp>
 
@@ -32,7 +31,9 @@ namespace butterfly {
 ///   describe()                                      itself as plain data
 ///
 /// One that honours `key_positions` says so with a static constexpr bool takes_positions = true; for others they are
-/// refused.
+/// refused. One whose rows may have too few keys in common to be worked on together has a fifth:
+///
+///   shares(problem, pool, rows)                     whether they have enough; the same for all rows of an aligned tile
 template <class V>
 concept visibility =
     requires(V const& v, problem const& p, index_t pool, row_tile const& r, key_span s, tile_cursor& c, key_tile& t) {
@@ -57,6 +58,18 @@ template <class V>
     return false;
 }
 
+/// The function that asks a visibility whether rows share keys; null where they always do.
+template <class V>
+[[nodiscard]] constexpr auto shares_of() noexcept {
+    using function = bool (*)(void const*, problem const&, index_t, row_tile const&) noexcept;
+    if constexpr (requires(V const& v, problem const& p, row_tile const& r) { v.shares(p, index_t{}, r); })
+        return function([](void const* s, problem const& p, index_t pool, row_tile const& r) noexcept {
+            return static_cast<V const*>(s)->shares(p, pool, r);
+        });
+    else
+        return function(nullptr);
+}
+
 } // namespace detail
 
 /// Erases the type of a visibility, which must outlive the reference.
@@ -67,6 +80,7 @@ template <visibility V>
                        key_tile& t) noexcept { return static_cast<V const*>(s)->next(p, pool, r, span, c, t); },
             .extent          = [](void const* s, problem const& p, index_t pool,
                          row_tile const& r) noexcept { return static_cast<V const*>(s)->extent(p, pool, r); },
+            .shares          = detail::shares_of<V>(),
             .row_alignment   = v.row_alignment(),
             .row_heads       = v.row_heads(),
             .takes_positions = detail::takes_positions_of<V>(),
@@ -364,48 +378,9 @@ private:
     }
 };
 
-/// The neighbours that the row of node p of an explicit graph lists, those > p left out where causal; none where the
-/// graph has no node p. Rows are read whole and in their own order: the cursor counts offsets in the row, and all of a
-/// row belongs to span 0. Edge types pick `edge_bias`. Takes no `key_positions`.
-struct graph_rows {
-    graph_view graph;
-
-    bool next(problem const& p, index_t pool, row_tile const& r, key_span, tile_cursor& cursor, key_tile& tile)
-        const noexcept {
-        index_t const at = detail::position_of(p, r.first);
-        if (at < 0 || at >= graph.nodes()) return false;
-        index_t const end = std::min(p.pools[pool].slots, p.options.causal ? at + 1 : p.pools[pool].slots);
-        auto const row    = graph.row_begin(r.head, at);
-        auto const& bias  = p.options.edge_bias;
-        bool const biased = bias[0] != 0 || bias[1] != 0 || bias[2] != 0 || bias[3] != 0;
-
-        tile           = {};
-        index_t offset = cursor.next;
-        for (; offset < graph.degree() && tile.count < tile_slots; ++offset) {
-            std::int32_t const j = graph.neigh_idx[row + offset];
-            if (j < 0 || j >= end) continue;
-            std::uint8_t const type  = graph.edge_type[row + offset];
-            cursor.slots[tile.count] = j;
-            cursor.bias[tile.count]  = type >= 1 && type <= 4 ? bias[type - 1U] : 0.0F;
-            ++tile.count;
-        }
-        cursor.next = offset;
-        tile.slots  = cursor.slots;
-        tile.bias   = biased ? cursor.bias : nullptr;
-        return tile.count > 0;
-    }
-
-    [[nodiscard]] key_span extent(problem const&, index_t, row_tile const&) const noexcept { return {0, 1}; }
-    [[nodiscard]] index_t row_alignment() const noexcept { return 1; }
-    [[nodiscard]] index_t row_heads() const noexcept { return graph.heads(); }
-    [[nodiscard]] BUTTERFLY_HOST_DEVICE visibility_description describe() const noexcept {
-        return {.kind = visibility_kind::graph, .rows = &graph};
-    }
-};
-
 } // namespace visible
 
 static_assert(visibility<visible::interval> && visibility<visible::routed_blocks> &&
-              visibility<visible::routed_summaries> && visibility<visible::graph_rows>);
+              visibility<visible::routed_summaries>);
 
 } // namespace butterfly

@@ -4,7 +4,9 @@
 // How a problem is cut into items, and what the two kernel classes share: the rows of an item, and its key tiles.
 //
 //   stream   rows x group <= 16 (decode): memory bound, keys read in place, spans of span_slots slots
-//   tile     more (prefill): compute bound, keys and values packed once per item
+//   tile     more (prefill): compute bound, keys and values packed once per item; rows that share too few keys go
+//   through
+//            the stream class one by one
 //
 // The class and every boundary that a bit depends on follow from the call's shape and positions. Threads decide only
 // how many rows share an item of the tile class.
@@ -105,17 +107,18 @@ template <class Isa>
         rows_apart |= v.row_heads > p.kv_heads;
     }
     index_t const group = rows_apart ? 1 : p.group();
-    index_t const most  = std::min(p.tokens(), c.alignment);
+    bool const strewn   = c.alignment != no_alignment && p.options.q_positions; // no two rows are known to be aligned
+    index_t const most  = strewn ? 1 : std::min(p.tokens(), c.alignment);
     c.stream            = most <= stream_rows / std::min<index_t>(group, stream_rows);
     int const aim       = c.stream ? stream_rows : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
     c.chunks            = p.heads() / group * detail::ceil_div(group, c.chunk);
-    if (c.alignment != no_alignment && !p.options.q_positions) {
+    if (c.alignment != no_alignment && !strewn) {
         cut_aligned(p, c);
         return c;
     }
-    if (c.alignment != no_alignment) c.tokens = 1; // positions are not known to be consecutive
+    if (strewn) c.tokens = 1;
     c.tiles = detail::ceil_div(p.tokens(), c.tokens);
     return c;
 }
@@ -146,8 +149,18 @@ template <class Isa>
 }
 
 /// The rows an item asks a pool's visibility for.
-[[nodiscard]] inline row_tile rows_of(problem const& p, pool_ref const& pool, item const& i) noexcept {
-    return {.first = i.first, .tokens = i.tokens, .head = host::row_head(p, pool, i.head)};
+[[nodiscard]] inline row_tile
+rows_of(problem const& p, pool_ref const& pool, item const& i, bool together = false) noexcept {
+    return {.first = i.first, .tokens = i.tokens, .head = host::row_head(p, pool, i.head), .together = together};
+}
+
+/// Whether the rows of an item see enough of the same keys to be worked on together.
+[[nodiscard]] inline bool rows_share(problem const& p, item const& i) noexcept {
+    for (int k = 0; k < p.pool_count; ++k) {
+        visibility_ref const& v = p.pools[k].visibility;
+        if (v.shares != nullptr && !v.shares(v.state, p, k, rows_of(p, p.pools[k], i))) return false;
+    }
+    return true;
 }
 
 /// What an item may see of a pool, in slots or list offsets.

@@ -39,7 +39,7 @@ public:
         if (unit_.start != nullptr) unit_.start();
         for (int k = 0; k < p_.pool_count; ++k) {
             pool_ref const& pool = p_.pools[k];
-            row_tile const rows  = rows_of(p_, pool, i_);
+            row_tile const rows  = rows_of(p_, pool, i_, true);
             tile_cursor cursor;
             key_tile tile;
             while (pool.visibility.next(pool.visibility.state, p_, k, rows, {0, no_alignment}, cursor, tile))

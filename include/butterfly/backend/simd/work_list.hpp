@@ -178,8 +178,19 @@ private:
         item const i = item_at(*e.p, e.c, index);
         if (e.c.stream)
             stream_attention<Isa>(*e.p, i, scratch).run();
-        else
+        else if (rows_share(*e.p, i))
             tile_attention<Isa>(*e.p, i, scratch).run();
+        else
+            run_apart(*e.p, i, scratch);
+    }
+
+    /// An item of the tile class token by token.
+    static void run_apart(problem const& p, item const& i, std::byte* scratch) noexcept {
+        for (int t = 0; t < i.tokens; ++t)
+            for (int h = 0; h < i.heads; h += stream_rows) {
+                item const row{i.first + t, 1, i.head + h, std::min(stream_rows, i.heads - h), i.kv_head};
+                stream_attention<Isa>(p, row, scratch).run();
+            }
     }
 
     /// Span `slot` of all pools of an item; nothing where it has fewer.

@@ -5,6 +5,7 @@
 // in the same launch. Calls of at most sweep::stream_rows rows may be a kernel class of their own; between classes
 // values agree to the tolerance alone.
 
+#include <butterfly/sdpa/graph_rows.hpp>
 #include <butterfly/testing/laws/law.hpp>
 
 #include <array>

@@ -3,6 +3,7 @@
 
 // Laws about sizes: whatever the head_dim, the group, the length or the element types, a call is its definition.
 
+#include <butterfly/sdpa/graph_rows.hpp>
 #include <butterfly/testing/laws/law.hpp>
 
 #include <array>

@@ -3,6 +3,7 @@
 
 // Laws about values that are not finite: they reach exactly the rows that see them.
 
+#include <butterfly/sdpa/graph_rows.hpp>
 #include <butterfly/testing/laws/law.hpp>
 
 namespace butterfly::testing {
