@@ -575,3 +575,25 @@ TEST_CASE("rows that do not see a broken value have the same bits for every numb
             REQUIRE(same.ok);
         }
 }
+
+// Units of bf16 take keys two by two: one that has no neighbour must not be multiplied in its place.
+TEST_CASE("an infinite value of a key without a neighbour stays infinite", "[backend]") {
+    for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot, bf::backend::bf16_unit::emulated})
+        for (bf::index_t const tokens : {1, 3, 40})
+            for (bf::index_t const window : {0, 4}) {
+                if (!available(unit)) continue;
+                CAPTURE(name_of(unit), tokens, window);
+                bf::index_t const keys = 65;
+                auto p =
+                    bf::testing::make_problem<float, bf::bfloat16>({.tokens = tokens, .keys = keys, .head_dim = 40});
+                p.v.at(0, keys - 1, 3) = bf::bfloat16(inf);
+                bf::attend(bf::backend::simd<>{.bf16 = unit}, p.q.view(), p.out.view(), {.q_position = keys - tokens},
+                           bf::pool{p.k.view(), p.v.view(), bf::visible::exact_window(window)});
+                for (bf::index_t t = 0; t < tokens; ++t)
+                    for (bf::index_t d = 0; d < 40; ++d)
+                        if (t == tokens - 1 && d == 3)
+                            REQUIRE(p.out.at(0, t, d) == inf);
+                        else
+                            REQUIRE(std::isfinite(p.out.at(0, t, d)));
+            }
+}

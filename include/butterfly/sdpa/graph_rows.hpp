@@ -40,9 +40,10 @@ struct graph_rows {
         constexpr index_t width = 32768; // nodes that are looked at at once
         constexpr int asked     = mark_rows / 4;
         std::array<std::uint64_t, width / 64> listed;
-        block const b = block_of(p, pool, r);
+        block b       = block_of(p, pool, r);
         index_t edges = 0, keys = 0;
-        for (index_t first = 0; first < b.last_end(); first += width) {
+        if (b.causal) b.slots = no_alignment; // the answer must not change as a sequence grows
+        for (index_t first = 0; first < std::min(b.last_end(), graph.nodes()); first += width) {
             listed.fill(0);
             for (int i = 0; i < asked; ++i)
                 if (int const row = i * (i + 1) / 2 % mark_rows; row < b.rows)

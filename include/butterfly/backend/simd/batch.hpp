@@ -60,6 +60,16 @@ template <class Arch>
     if constexpr (size > 0) return a * b + c;
 }
 
+/// Keeps a vector that was loaded in its register: GCC would rather read it again for each product that takes it, and a
+/// read that is split over two lines costs two.
+template <class Arch>
+[[gnu::always_inline]] inline void keep(xsimd::batch<float, Arch>& x) noexcept {
+#if defined(__AVX512F__)
+    if constexpr (xsimd::batch<float, Arch>::size == 16) __asm__("" : "+v"(x.data));
+#endif
+    static_cast<void>(x);
+}
+
 /// Sum of the lanes, in an order that depends on nothing but their number.
 template <class Arch>
 [[nodiscard]] inline float horizontal_sum(xsimd::batch<float, Arch> const& x) noexcept {

@@ -75,11 +75,16 @@ add_products(std::byte const* const* rows,
              __m512* sum) noexcept {
     __m512bh key[Keys];
 #pragma GCC unroll 16
-    for (int k = 0; k < Keys; ++k)
-        key[k] = as_pairs(Part ? load(rows[k] + 2 * d, left) : _mm512_loadu_si512(rows[k] + 2 * d));
+    for (int k = 0; k < Keys; ++k) {
+        __m512i words = Part ? load(rows[k] + 2 * d, left) : _mm512_loadu_si512(rows[k] + 2 * d);
+        __asm__("" : "+v"(words)); // stays in its register: see keep (batch.hpp)
+        key[k] = as_pairs(words);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
-        __m512bh const query = as_pairs(_mm512_loadu_si512(queries + r * stride + 2 * d));
+        __m512i words = _mm512_loadu_si512(queries + r * stride + 2 * d);
+        __asm__("" : "+v"(words));
+        __m512bh const query = as_pairs(words);
 #pragma GCC unroll 16
         for (int k = 0; k < Keys; ++k) sum[r * Keys + k] = _mm512_dpbf16_ps(sum[r * Keys + k], query, key[k]);
     }
@@ -130,17 +135,24 @@ inline void score(key_rows const& k, stream_queries q, float* scores) noexcept {
     });
 }
 
-/// The listed keys of a tile in pairs: slots 2i and 2i + 1. One that is not listed is stood in for by its neighbour,
-/// whose weight is then zero.
+/// The listed keys of a tile in pairs: slots 2i and 2i + 1, null where one is not listed.
 struct value_pairs {
     std::byte const* const* rows; // [2 * count]
-    int const* pair;              // [count]: which pair of the tile; null: pair i is i
+    int const* pair;              // [count]: which pair of the tile; null: pair i is i, all keys are listed
     int count;
     value_rows const& all;
 };
 
+/// 32 columns of a row from column d on, zeros after its end; all zeros where there may be no row and is none.
+template <bool Part, bool Always>
+[[nodiscard]] [[gnu::target("avx512bw,avx512vl,avx512bf16"), gnu::always_inline]] inline __m512i
+columns_of(std::byte const* row, index_t d, index_t head_dim) noexcept {
+    if (!Always && row == nullptr) return _mm512_setzero_si512();
+    return Part ? load(row + 2 * d, head_dim - d) : _mm512_loadu_si512(row + 2 * d);
+}
+
 /// Rows x (Vectors * 32) columns from column d on: sums stay in registers from the first pair to the last.
-template <int Rows, int Vectors, bool Part, bool Ahead>
+template <int Rows, int Vectors, bool Part, bool Ahead, bool Always>
 [[gnu::target("avx512bw,avx512vl,avx512bf16")]] void sum_block(value_pairs const& v,
                                                                index_t d,
                                                                std::uint32_t const (*weights)[tile_slots / 2],
@@ -157,13 +169,13 @@ template <int Rows, int Vectors, bool Part, bool Ahead>
             v.all.ahead.fetch(2 * p, from, to);
             v.all.ahead.fetch(2 * p + 1, from, to);
         }
-        int const pair           = v.pair != nullptr ? v.pair[p] : p;
-        std::byte const* const a = v.rows[2 * p] + 2 * d;
-        std::byte const* const b = v.rows[2 * p + 1] + 2 * d;
+        int const pair           = Always ? p : v.pair[p];
+        std::byte const* const a = v.rows[2 * p];
+        std::byte const* const b = v.rows[2 * p + 1];
 #pragma GCC unroll 16
         for (int i = 0; i < Vectors; ++i) {
-            __m512i const x     = Part ? load(a, v.all.head_dim - d) : _mm512_loadu_si512(a + 64 * i);
-            __m512i const y     = Part ? load(b, v.all.head_dim - d) : _mm512_loadu_si512(b + 64 * i);
+            __m512i const x     = columns_of<Part, Always>(a, d + columns * i, v.all.head_dim);
+            __m512i const y     = columns_of<Part, Always>(b, d + columns * i, v.all.head_dim);
             __m512bh const low  = as_pairs(_mm512_maskz_unpacklo_epi16(every32, x, y));
             __m512bh const high = as_pairs(_mm512_maskz_unpackhi_epi16(every32, x, y));
 #pragma GCC unroll 16
@@ -182,7 +194,7 @@ template <int Rows, int Vectors, bool Part, bool Ahead>
 }
 
 /// All columns of Rows rows; each pass fetches its share of what comes next.
-template <int Rows, bool Ahead>
+template <int Rows, bool Ahead, bool Always>
 void sum_rows(value_pairs const& v,
               std::uint32_t const (*weights)[tile_slots / 2],
               float* out,
@@ -191,9 +203,9 @@ void sum_rows(value_pairs const& v,
     index_t const head_dim = v.all.head_dim;
     index_t d              = 0;
     for (; d + wide * columns <= head_dim; d += wide * columns)
-        sum_block<Rows, wide, false, Ahead>(v, d, weights, out, stride);
-    for (; d + columns <= head_dim; d += columns) sum_block<Rows, 1, false, Ahead>(v, d, weights, out, stride);
-    if (d < head_dim) sum_block<Rows, 1, true, Ahead>(v, d, weights, out, stride);
+        sum_block<Rows, wide, false, Ahead, Always>(v, d, weights, out, stride);
+    for (; d + columns <= head_dim; d += columns) sum_block<Rows, 1, false, Ahead, Always>(v, d, weights, out, stride);
+    if (d < head_dim) sum_block<Rows, 1, true, Ahead, Always>(v, d, weights, out, stride);
 }
 
 /// Weights of a row as pairs of bfloat16.
@@ -215,8 +227,8 @@ inline void accumulate(value_rows const& v, float const* weights, int query_rows
         for (int k = 0; k < v.count;) {
             int const key             = v.keys[k];
             bool const two            = key % 2 == 0 && k + 1 < v.count && v.keys[k + 1] == key + 1;
-            rows[2 * pairs.count]     = v.rows[key];
-            rows[2 * pairs.count + 1] = v.rows[two ? key + 1 : key];
+            rows[2 * pairs.count]     = two || key % 2 == 0 ? v.rows[key] : nullptr;
+            rows[2 * pairs.count + 1] = two ? v.rows[key + 1] : key % 2 != 0 ? v.rows[key] : nullptr;
             pair[pairs.count++]       = key / 2;
             k += two ? 2 : 1;
         }
@@ -224,8 +236,10 @@ inline void accumulate(value_rows const& v, float const* weights, int query_rows
     block::by_rows<false>(query_rows, [&](auto block, int first, int) {
         std::uint32_t packed[block()][tile_slots / 2];
         for (int r = 0; r < block(); ++r) pack_weights(weights + (first + r) * tile_slots, packed[r]);
-        if (first == 0) return sum_rows<block(), true>(pairs, packed, out, stride);
-        sum_rows<block(), false>(pairs, packed, out + first * stride, stride);
+        float* const to = out + first * stride;
+        if (pairs.pair != nullptr) return sum_rows<block(), true, false>(pairs, packed, to, stride);
+        if (first == 0) return sum_rows<block(), true, true>(pairs, packed, to, stride);
+        sum_rows<block(), false, true>(pairs, packed, to, stride);
     });
 }
 

@@ -48,23 +48,25 @@ struct rows_ahead {
     index_t bytes                = 0; // of one row
     index_t skip                 = 0; // bytes from rows[k] to where row k stands
 
-    /// The bytes [from, to) of row k. Inlined: GCC 12 drops calls of a function that does nothing but prefetch.
+    /// The lines of the bytes [from, to) of row k. Inlined: GCC 12 drops calls of a function that does nothing but
+    /// prefetch.
     [[gnu::always_inline]] void fetch(int k, index_t from, index_t to) const noexcept {
         if (k >= count) return;
         std::byte const* const row = rows[k] + skip;
-        auto const at              = reinterpret_cast<std::uintptr_t>(row + from);
-        auto const start           = static_cast<index_t>(-at % std::uintptr_t{page_bytes});
-        if (start < to - from) { // a page begins here
-            std::byte const* const page = row + from + start + page_lead;
-            for (index_t line = 0; line < 192; line += 64) __builtin_prefetch(page + line);
-        }
-        for (; from + 128 <= to; from += 128) {
-            __builtin_prefetch(row + from);
-            __builtin_prefetch(row + from + 64);
-        }
-        if (from < to) __builtin_prefetch(row + from);
+        for (; from < to; from += 64) __builtin_prefetch(row + from);
     }
     [[gnu::always_inline]] void fetch(int k) const noexcept { fetch(k, 0, bytes); }
+
+    /// The first lines of the pages that begin in the rows of a run, page_lead bytes further on.
+    [[gnu::always_inline]] void fetch_pages(index_t stride) const noexcept {
+        if (count == 0 || stride <= 0) return;
+        std::byte const* const first = rows[0] + skip;
+        auto const start = static_cast<index_t>(-reinterpret_cast<std::uintptr_t>(first) % std::uintptr_t{page_bytes});
+        for (index_t at = start; at < count * stride; at += page_bytes) {
+            if (bytes < stride && at % stride >= bytes) continue; // in the rows of another head
+            for (index_t line = 0; line < 192; line += 64) __builtin_prefetch(first + at + page_lead + line);
+        }
+    }
 };
 
 /// Packed key rows of a tile, those a row sees: [count].
@@ -161,10 +163,14 @@ void dot_block(std::byte const* const* rows,
     for (; d + lanes<Isa> <= head_dim; d += lanes<Isa>) {
         f32<Isa> key[Keys];
 #pragma GCC unroll 16
-        for (int k = 0; k < Keys; ++k) key[k] = load_as<Isa>(reinterpret_cast<T const*>(rows[k]) + d);
+        for (int k = 0; k < Keys; ++k) {
+            key[k] = load_as<Isa>(reinterpret_cast<T const*>(rows[k]) + d);
+            keep(key[k]);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
-            f32<Isa> const query = load_as<Isa>(queries[r] + d);
+            f32<Isa> query = load_as<Isa>(queries[r] + d);
+            keep(query);
 #pragma GCC unroll 16
             for (int k = 0; k < Keys; ++k) sum[r * Keys + k] = fma(query, key[k], sum[r * Keys + k]);
         }
@@ -223,8 +229,10 @@ void sum_block(value_rows const& v, index_t d, float const* weights, float* out,
         auto const* const row = reinterpret_cast<T const*>(v.rows[v.keys[k]]) + d;
         f32<Isa> value[Vectors];
 #pragma GCC unroll 16
-        for (int i = 0; i < Vectors; ++i)
+        for (int i = 0; i < Vectors; ++i) {
             value[i] = Part ? load_part<Isa>(row, v.head_dim - d) : load_as<Isa>(row + i * lanes<Isa>);
+            keep(value[i]);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
             f32<Isa> const weight(weights[r * tile_slots + v.keys[k]]);

@@ -226,10 +226,12 @@ private:
 
         // Scores of the visible keys, then spread to where they stand in the tile. Values are fetched meanwhile, and
         // while they are summed the keys where a run goes on.
-        index_t const skip  = tile.slots == nullptr && !pool.keys.pages ? tile.count * pool.keys.slot_stride : 0;
+        index_t const skip =
+            tile.slots == nullptr && !pool.keys.pages && !pool.values.pages ? tile.count * pool.keys.slot_stride : 0;
         float* const scores = at_.scores + first_row * tile_slots;
-        score(pool.keys, {shown, count, dk_, {values, tile.count, row_bytes(pool.values, dv_)}}, first_row, rows,
-              scores);
+        rows_ahead const after{values, tile.count, row_bytes(pool.values, dv_)};
+        if (skip != 0) after.fetch_pages(pool.values.slot_stride);
+        score(pool.keys, {shown, count, dk_, after}, first_row, rows, scores);
         if (first_ones)
             for (int r = 0; r < rows; ++r)
                 std::fill(scores + r * tile_slots + count, scores + (r + 1) * tile_slots, minus_infinity);
@@ -238,6 +240,7 @@ private:
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
         rows_ahead const next{in_tile, skip != 0 ? tile.count : 0, row_bytes(pool.keys, dk_), skip};
+        next.fetch_pages(pool.keys.slot_stride);
         accumulate(pool.values, values, {values, keys, count, dv_, next}, first_row, rows, part);
     }
 
