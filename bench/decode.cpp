@@ -64,11 +64,11 @@ void add_options(CLI::App& app, settings& s) {
         ->type_name("FILE");
 }
 
-/// Holds a small call to the definition; throws where it is wrong.
+/// Holds a small call to the definition, a summary among the keys of compressed; throws where it is wrong.
 void check(
     std::string const& system, bf::element_type storage, bench::machine const& m, index_t head_dim, index_t rows) {
     auto const step = bench::make_decode_step(
-        system, storage, {.n_kv = 300, .head_dim = head_dim, .rows = rows, .heads = 4, .kv_heads = 2}, m);
+        system, storage, {.n_kv = 1000, .head_dim = head_dim, .rows = rows, .heads = 4, .kv_heads = 2}, m);
     step->attend();
     std::vector<float> const got(step->output().begin(), step->output().end());
     step->attend_exactly();
