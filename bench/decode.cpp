@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: MIT
 
-// One decode step: a few query rows at the end of a long context, beside what the machine allows.
+// One decode step: a few query rows at the end of a long context, dense or over the compressed cache, beside what the
+// machine allows.
 //
-// Keys and values stand in one block of memory. In turns, in one process and on the same threads: the call, and plain
-// reads of that block in several patterns. The floor of a call is the larger of its bytes at the best of those reads
-// and its flops at the measured rate of the unit that multiplies them; `roofline` is that floor over the time. A
-// context that fits in a cache is read from that cache by both. GFLOP/s count visible edges: 4 * head_dim flops for
-// each key that a query head sees.
+// In turns, in one process and on the same threads: the call, and plain reads in several patterns: of the very keys and
+// values (dense), of as many bytes (compressed). The floor of a call is the larger of its bytes at the best of those
+// reads, by median, and its flops at the measured rate of the unit that multiplies them; `of floor` is that floor over
+// the time. What fits in a cache is read from that cache by both. Flops are 4 * head_dim for each key that a query head
+// sees. Which unit multiplies is asked of the backend: `class` is the kernel class that serves the call, and a call of
+// many rows is the tile class's.
 
-#include <butterfly/backend/simd/bf16_unit.hpp>
-#include <butterfly/sdpa/dense_sdpa.hpp>
-#include <butterfly/testing/oracle.hpp>
-#include <butterfly/testing/problem.hpp>
+#include <butterfly/backend/simd/cpu.hpp>
 
-#include "floors.hpp"
-#include "machine.hpp"
+#include "decode_step.hpp"
+#include "limits_threads.hpp"
+#include "product_unit.hpp"
 #include "progress.hpp"
 #include "report.hpp"
 #include "timing.hpp"
 #include "usage.hpp"
 
 #include <map>
-#include <memory>
 
 namespace bf = butterfly;
 using bf::index_t;
@@ -33,6 +32,7 @@ struct settings {
     std::string n_kv                 = "1k,4k,128k";
     std::vector<index_t> dims        = {128};
     std::vector<index_t> rows        = {1};
+    std::vector<std::string> systems = {"dense"};
     std::vector<std::string> storage = {"f32", "f16", "bf16"};
     std::vector<int> threads{};
     index_t heads    = 8;
@@ -47,6 +47,7 @@ void add_options(CLI::App& app, settings& s) {
     app.add_option("--n-kv", s.n_kv, "keys of the context, a list: 4k,128k")->capture_default_str();
     list("--head-dim", s.dims, "columns of a head, a list")->check(CLI::Range(1, 1024));
     list("--rows", s.rows, "query tokens of a call, a list")->check(CLI::Range(1, 64));
+    list("--system", s.systems, "what attends, a list")->check(CLI::IsMember({"dense", "compressed"}));
     list("--storage", s.storage, "how keys and values are kept, a list")->check(CLI::IsMember({"f32", "f16", "bf16"}));
     app.add_option("--heads", s.heads, "query heads")->check(CLI::Range(1, 256))->capture_default_str();
     app.add_option("--kv-heads", s.kv_heads, "key and value heads")->check(CLI::Range(1, 256))->capture_default_str();
@@ -63,76 +64,24 @@ void add_options(CLI::App& app, settings& s) {
         ->type_name("FILE");
 }
 
-struct shape {
-    index_t n_kv, head_dim, rows, heads, kv_heads;
-
-    [[nodiscard]] double edges() const {
-        double sum = 0;
-        for (index_t r = 0; r < rows; ++r) sum += static_cast<double>(n_kv - r);
-        return sum * static_cast<double>(heads);
-    }
-    [[nodiscard]] double flops() const { return 4 * edges() * static_cast<double>(head_dim); }
-};
-
-/// Keys and then values, of one storage type, in one block that begins at a line of the cache.
-template <class T>
-class context {
-public:
-    explicit context(shape const& s)
-        : shape_(s), q_({s.heads, s.rows, s.head_dim}), out_(q_.shape()),
-          memory_(static_cast<std::size_t>(2 * s.kv_heads * s.n_kv * s.head_dim) + line) {
-        void* at         = memory_.data();
-        std::size_t room = memory_.size() * sizeof(T);
-        both_            = std::span(static_cast<T*>(std::align(64, room - 64, at, room)), memory_.size() - line);
-        bf::testing::random draws(7);
-        std::vector<T> some(9973); // a prime: rows differ, and filling is fast
-        for (T& x : some) x = T(static_cast<float>(draws.normal()));
-        for (std::size_t i = 0; i < both_.size(); ++i) both_[i] = some[i % some.size()];
-        for (float& x : q_.values()) x = static_cast<float>(draws.normal());
-    }
-
-    void attend(bench::machine const& m) {
-        bf::heads_shape const half{shape_.kv_heads, shape_.n_kv, shape_.head_dim};
-        bf::heads_view<T const> const keys(both_.data(), half), values(both_.data() + both_.size() / 2, half);
-        bf::dense_sdpa(m, std::as_const(q_).view(), keys, values, out_.view(),
-                       {.q_position = shape_.n_kv - shape_.rows});
-    }
-
-    [[nodiscard]] std::span<std::byte const> bytes() { return std::as_bytes(both_); }
-
-private:
-    shape shape_;
-    bf::heads_buffer<float> q_, out_;
-    std::vector<T> memory_;
-    std::span<T> both_{};
-
-    static constexpr std::size_t line = 64 / sizeof(T);
-};
-
-/// Holds a small call to the definition; throws where it is wrong.
-template <class T>
-void check(bench::machine const& m, index_t head_dim, index_t rows, double tolerance) {
-    auto p = bf::testing::make_problem<float, T>({.heads    = 4,
-                                                  .kv_heads = 2,
-                                                  .tokens   = rows,
-                                                  .keys     = 300,
-                                                  .head_dim = head_dim,
-                                                  .values   = bf::testing::distribution::normal});
-    bf::attend_options const o{.q_position = 300 - rows};
-    bf::dense_sdpa(m, p.q.view(), p.k.view(), p.v.view(), p.out.view(), o);
-    auto const got = p.out;
-    bf::dense_sdpa(bf::testing::oracle{}, p.q.view(), p.k.view(), p.v.view(), p.out.view(), o);
+/// Holds a small call to the definition, a summary among the keys of compressed; throws where it is wrong.
+void check(
+    std::string const& system, bf::element_type storage, bench::machine const& m, index_t head_dim, index_t rows) {
+    auto const step = bench::make_decode_step(
+        system, storage, {.n_kv = 1000, .head_dim = head_dim, .rows = rows, .heads = 4, .kv_heads = 2}, m);
+    step->attend();
+    std::vector<float> const got(step->output().begin(), step->output().end());
+    step->attend_exactly();
     double miss = 0, total = 0;
-    for (index_t h = 0; h < 4; ++h)
-        for (index_t t = 0; t < rows; ++t)
-            for (index_t d = 0; d < head_dim; ++d) {
-                double const want = p.out.at(h, t, d), off = got.at(h, t, d) - want;
-                miss += off * off;
-                total += want * want;
-            }
+    for (std::size_t i = 0; i < got.size(); ++i) {
+        double const want = step->output()[i], off = got[i] - want;
+        miss += off * off;
+        total += want * want;
+    }
+    double const tolerance = storage == bf::element_type::f32 ? 1e-5 : 1e-2;
     if (double const e = std::sqrt(miss / total); !(e < tolerance))
-        throw std::runtime_error(fmt::format("{} is wrong: relative error {:.1e} against the definition",
-                                             bf::name_of(bf::element_type_of<T>), e));
+        throw std::runtime_error(fmt::format("{} {} is wrong: relative error {:.1e} against the definition", system,
+                                             bf::name_of(storage), e));
 }
 
 /// Seconds of one call of f: a sample is as many calls as take 200 us.
@@ -147,113 +96,164 @@ double sample(F const& f, int& calls) {
     }
 }
 
+/// One line of the table: what the call costs, and what was measured.
 struct line {
+    std::string system, kernel_class, unit;
+    bf::element_type storage = bf::element_type::f32;
+    bench::decode_shape shape{};
+    int threads  = 1;
+    double edges = 0, bytes = 0, bytes_read = 0, unit_rate = 0; // bytes of the call, and of a plain read: whole pages
     std::vector<double> call{};
-    std::map<bench::read_pattern, std::vector<double>> reads{};
-    double bytes = 0, flop_rate = 0;
-    char const* unit = "";
+    std::map<std::string, std::vector<double>> reads{}; // by pattern
 
+    [[nodiscard]] double flops() const { return 4 * edges * static_cast<double>(shape.head_dim); }
+    /// Keys that a row of a query head sees, the mean.
+    [[nodiscard]] double keys() const { return edges / static_cast<double>(shape.heads * shape.rows); }
+    /// Seconds of the bytes at the best read, of the flops at the unit's rate, and the larger of them.
     [[nodiscard]] double read() const {
         double best = std::numeric_limits<double>::infinity();
         for (auto const& [pattern, seconds] : reads) best = std::min(best, bench::median(seconds));
-        return best;
+        return best * bytes / bytes_read;
+    }
+    [[nodiscard]] double multiply() const { return flops() / unit_rate; }
+    [[nodiscard]] double floor() const { return std::max(read(), multiply()); }
+};
+
+/// A machine and the flop/s of its units, all by the same threads.
+struct team {
+    bench::machine machine;
+    bench::product_units units;
+    std::map<std::string, double> rates{};
+
+    explicit team(std::string const& backend, int threads)
+        : machine(bench::make_machine(backend, threads)), units(bench::units_of(backend)) {
+        for (auto const storage : {bf::element_type::f32, bf::element_type::bf16})
+            for (char const* const kernel_class : {"stream", "tile"})
+                rates[bench::product_unit(units, storage, kernel_class)] = 0;
+        for (bench::compute_unit const& unit : bench::compute_units(bf::backend::cpu::found()))
+            if (auto const at = rates.find(unit.name); at != rates.end())
+                at->second = bench::rate_of(machine.executor, unit, 0.2);
     }
 };
 
-template <class T>
-line measure(settings const& s,
-             shape const& of,
-             bench::machine const& m,
-             std::map<bench::product_unit, double> const& rates) {
-    check<T>(m, of.head_dim, of.rows, std::is_same_v<T, float> ? 1e-5 : 1e-2);
-    context<T> in(of);
-    line out;
-    out.bytes         = static_cast<double>(in.bytes().size());
-    bool const in_dot = std::is_same_v<T, bf::bfloat16> && s.common.backend == "simd" &&
-                        bf::backend::resolve(bf::backend::bf16_unit::best) != bf::backend::bf16_unit::fma;
-    auto const unit = in_dot ? bench::product_unit::dot : bench::product_unit::fma;
-    out.unit        = in_dot ? "dot" : "fma";
-    out.flop_rate   = rates.at(unit);
-
-    int calls = 1;
-    std::map<bench::read_pattern, int> turns;
-    std::size_t sink = 0;
-    sample([&] { in.attend(m); }, calls); // warm
+/// Fills in what is measured.
+void measure(line& l, bench::decode_step& step, bf::executor const& threads, double seconds) {
+    auto const patterns = bench::read_patterns();
+    auto const read     = bench::best_reader(bf::backend::cpu::found());
+    auto const pages    = step.pages();
+    l.bytes_read        = static_cast<double>(pages.size());
+    int calls           = 1;
+    std::map<std::string, int> turns;
+    std::uint64_t sink = 0;
+    sample([&] { step.attend(); }, calls); // warm
     bench::stopwatch const watch;
     do {
-        out.call.push_back(sample([&] { in.attend(m); }, calls));
-        for (auto const pattern : bench::read_patterns)
-            out.reads[pattern].push_back(sample([&] { sink += bench::read_all(m.executor, in.bytes(), pattern); },
-                                                turns.try_emplace(pattern, 1).first->second));
-    } while (watch.seconds() < s.seconds || out.call.size() < 5);
+        l.call.push_back(sample([&] { step.attend(); }, calls));
+        for (bench::read_pattern const& pattern : patterns)
+            l.reads[pattern.name].push_back(sample([&] { sink += bench::read_all(threads, pages, pattern, read); },
+                                                   turns.try_emplace(pattern.name, 1).first->second));
+    } while (watch.seconds() < seconds || l.call.size() < 5);
     if (sink == 1) fmt::print(stderr, "\n"); // what is read is used
+}
+
+line measure(settings const& s,
+             bench::decode_shape const& of,
+             std::string const& system,
+             bf::element_type storage,
+             team const& t) {
+    check(system, storage, t.machine, of.head_dim, of.rows);
+    auto const step = bench::make_decode_step(system, storage, of, t.machine);
+    line out{.system       = system,
+             .kernel_class = bench::kernel_class_of(step->plan()),
+             .storage      = storage,
+             .shape        = of,
+             .threads      = t.machine.executor.threads(),
+             .edges        = static_cast<double>(step->edges()),
+             .bytes        = static_cast<double>(step->bytes())};
+    out.unit      = bench::product_unit(t.units, storage, out.kernel_class);
+    out.unit_rate = t.rates.at(out.unit);
+    measure(out, *step, t.machine.executor, s.seconds);
     return out;
 }
 
-bench::json report(shape const& of, std::string const& storage, int threads, line const& l, bench::text_table& table) {
-    double const took = bench::median(l.call), read = l.read(), flop = of.flops() / l.flop_rate;
-    table.add({fmt::format("{} {} {}", bench::size_text(of.n_kv), of.head_dim, of.rows), storage,
-               fmt::format("{}", threads), bench::three_digits(took * 1e3),
-               fmt::format("{:.0f}%", bench::spread(l.call) * 100), fmt::format("{:.1f}", l.bytes / took * 1e-9),
-               fmt::format("{:.1f}", l.bytes / read * 1e-9), fmt::format("{:.0f}", of.flops() / took * 1e-9),
-               fmt::format("{:.0f}%", read / took * 100), fmt::format("{:.0f}%", flop / took * 100),
-               fmt::format("{:.0f}%", std::max(read, flop) / took * 100)});
-    bench::json out{{"n_kv", of.n_kv},
-                    {"head_dim", of.head_dim},
-                    {"rows", of.rows},
-                    {"storage", storage},
-                    {"threads", threads},
+bench::json to_json(line const& l) {
+    double const took = bench::median(l.call);
+    bench::json out{{"n_kv", l.shape.n_kv},
+                    {"head_dim", l.shape.head_dim},
+                    {"rows", l.shape.rows},
+                    {"system", l.system},
+                    {"storage", bf::name_of(l.storage)},
+                    {"threads", l.threads},
+                    {"class", l.kernel_class},
+                    {"visible_keys", l.keys()},
                     {"bytes", l.bytes},
-                    {"flops", of.flops()},
+                    {"bytes_read", l.bytes_read},
+                    {"flops", l.flops()},
                     {"unit", l.unit},
-                    {"unit_flops", l.flop_rate},
+                    {"unit_flops", l.unit_rate},
                     {"seconds", l.call},
-                    {"of_read", read / took},
-                    {"of_flops", flop / took},
-                    {"roofline", std::max(read, flop) / took}};
-    for (auto const& [pattern, seconds] : l.reads) out["read_seconds"][bench::name_of(pattern)] = seconds;
+                    {"floor_seconds", l.floor()},
+                    {"of_read", l.read() / took},
+                    {"of_flops", l.multiply() / took},
+                    {"of_floor", l.floor() / took}};
+    for (auto const& [pattern, seconds] : l.reads) out["read_seconds"][pattern] = seconds;
     return out;
+}
+
+void add_to(bench::text_table& table, line const& l) {
+    double const took  = bench::median(l.call);
+    auto const percent = [&](double seconds) { return fmt::format("{:.0f}%", seconds / took * 100); };
+    table.add({fmt::format("{} {} {}", bench::size_text(l.shape.n_kv), l.shape.head_dim, l.shape.rows), l.system,
+               bf::name_of(l.storage), fmt::format("{}", l.threads), l.kernel_class.empty() ? "-" : l.kernel_class,
+               l.unit, fmt::format("{:.0f}", l.keys()), bench::three_digits(took * 1e6),
+               fmt::format("{:.0f}%", bench::spread(l.call) * 100), fmt::format("{:.1f}", l.bytes / took * 1e-9),
+               fmt::format("{:.1f}", l.bytes / l.read() * 1e-9), fmt::format("{:.0f}", l.flops() / took * 1e-9),
+               percent(l.read()), percent(l.multiply()), bench::three_digits(l.floor() * 1e6), percent(l.floor())});
+}
+
+/// The shapes of the options, in the order of the table.
+std::vector<bench::decode_shape> shapes_of(settings const& s) {
+    if (s.heads % s.kv_heads != 0)
+        throw bench::usage_error("--heads {} is not a multiple of --kv-heads {}", s.heads, s.kv_heads);
+    std::vector<bench::decode_shape> all;
+    for (std::string const& part : bench::split_list(s.n_kv))
+        for (index_t const head_dim : s.dims)
+            for (index_t const rows : s.rows) {
+                index_t const n_kv = bench::parse_size(part, "--n-kv");
+                if (rows > n_kv) throw bench::usage_error("--rows {} is more than --n-kv {}", rows, n_kv);
+                all.push_back({n_kv, head_dim, rows, s.heads, s.kv_heads});
+            }
+    if (all.empty()) throw bench::usage_error("--n-kv: the list is empty");
+    return all;
 }
 
 void run(settings s, bench::json document) {
     std::FILE* const text = bench::text_stream(s.common.json);
-    bool const by_default = s.threads.empty();
-    if (s.heads % s.kv_heads != 0)
-        throw bench::usage_error("--heads {} is not a multiple of --kv-heads {}", s.heads, s.kv_heads);
-    if (s.threads.empty()) s.threads = {1};
-    if (int const most = bench::default_threads(); by_default && most > 1) s.threads.push_back(most);
-    std::vector<index_t> contexts;
-    for (std::string const& part : bench::split_list(s.n_kv)) contexts.push_back(bench::parse_size(part, "--n-kv"));
-    if (contexts.empty()) throw bench::usage_error("--n-kv: the list is empty");
+    if (s.threads.empty())
+        s.threads = bench::default_threads() > 1 ? std::vector{1, bench::default_threads()} : std::vector{1};
+    auto const shapes = shapes_of(s);
     bench::check_writable(s.common.json);
-    document["backend"] = bench::make_machine(s.common.backend, 1).name();
-    fmt::print(text, "Decode, heads {}/{}, backend {}\n", s.heads, s.kv_heads,
-               bench::make_machine(s.common.backend, 1).name());
+    std::string const name = bench::make_machine(s.common.backend, 1).name();
+    document["backend"]    = name;
+    fmt::print(text, "Decode, heads {}/{}, backend {}\n", s.heads, s.kv_heads, name);
 
-    bench::text_table table({"n_kv dim rows", "storage", "threads", "ms", "+-", "GB/s", "read GB/s", "GFLOP/s",
-                             "of read", "of flops", "roofline"},
-                            2);
+    bench::text_table table({"n_kv dim rows", "system", "storage", "threads", "class", "unit", "keys", "us", "+-",
+                             "GB/s", "read GB/s", "GFLOP/s", "of read", "of flops", "floor us", "of floor"},
+                            6);
     {
         bench::progress bar(
-            static_cast<double>(s.threads.size() * contexts.size() * s.dims.size() * s.rows.size() * s.storage.size()));
+            static_cast<double>(s.threads.size() * shapes.size() * s.systems.size() * s.storage.size()));
         for (int const threads : s.threads) {
-            auto const m = bench::make_machine(s.common.backend, threads);
-            std::map<bench::product_unit, double> rates;
-            for (auto const unit : {bench::product_unit::fma, bench::product_unit::dot})
-                rates[unit] = bench::product_rate(m.executor, unit, 0.2);
-            for (index_t const n_kv : contexts)
-                for (index_t const head_dim : s.dims)
-                    for (index_t const rows : s.rows) {
-                        if (rows > n_kv) throw bench::usage_error("--rows {} is more than --n-kv {}", rows, n_kv);
-                        shape const of{n_kv, head_dim, rows, s.heads, s.kv_heads};
-                        for (std::string const& storage : s.storage) {
-                            bar.label(fmt::format("{} keys, {}, {} threads", bench::size_text(n_kv), storage, threads));
-                            line const l = storage == "f32"   ? measure<float>(s, of, m, rates)
-                                           : storage == "f16" ? measure<bf::float16>(s, of, m, rates)
-                                                              : measure<bf::bfloat16>(s, of, m, rates);
-                            document["lines"].push_back(report(of, storage, threads, l, table));
-                            bar.advance(1);
-                        }
+            team const t(s.common.backend, threads);
+            for (bench::decode_shape const& of : shapes)
+                for (std::string const& system : s.systems)
+                    for (std::string const& storage : s.storage) {
+                        bar.label(fmt::format("{} of {} keys, {}, {} threads", system, bench::size_text(of.n_kv),
+                                              storage, threads));
+                        line const l = measure(s, of, system, bench::parse_element_type(storage, "--storage"), t);
+                        document["lines"].push_back(to_json(l));
+                        add_to(table, l);
+                        bar.advance(1);
                     }
             table.gap();
         }
@@ -266,7 +266,7 @@ void run(settings s, bench::json document) {
 
 int main(int argc, char** argv) {
     settings s;
-    CLI::App app("One decode step beside what the machine allows: plain reads of the same bytes, and the flops of the "
+    CLI::App app("One decode step beside what the machine allows: plain reads of as many bytes, and the flops of the "
                  "unit that multiplies them.",
                  "decode");
     add_options(app, s);

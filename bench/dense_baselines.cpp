@@ -65,10 +65,12 @@ struct inputs {
     bf::heads_buffer<float> q, k, v, out;
     bf::heads_buffer<bf::float16> k16, v16;
     bf::heads_buffer<bf::bfloat16> kb, vb;
+    std::vector<float> scores; // of the peers, for the most threads
 
     inputs(settings const& s, index_t head_dim)
         : q({s.heads, s.tokens, head_dim}), k({s.kv_heads, s.tokens, head_dim}), v(k.shape()), out(q.shape()),
-          k16(k.shape()), v16(k.shape()), kb(k.shape()), vb(k.shape()) {
+          k16(k.shape()), v16(k.shape()), kb(k.shape()), vb(k.shape()),
+          scores(bench::make_scores(s.tokens, *std::max_element(s.threads.begin(), s.threads.end()))) {
         std::mt19937 random(11);
         std::normal_distribution<float> normal;
         for (auto* const x : {&q, &k, &v})
@@ -131,9 +133,9 @@ struct column {
 std::vector<column> columns(settings const& s, inputs& in, bench::machine const& policy) {
     auto const threads = policy.executor;
     std::vector<column> all;
-    all.push_back({"eigen", [&in, threads] { bench::eigen_attention(in.raw(), threads); }});
+    all.push_back({"eigen", [&in, threads] { bench::eigen_attention(in.raw(), in.scores, threads); }});
     if (bench::has_openblas())
-        all.push_back({"openblas", [&in, threads] { bench::openblas_attention(in.raw(), threads); }});
+        all.push_back({"openblas", [&in, threads] { bench::openblas_attention(in.raw(), in.scores, threads); }});
     all.push_back(
         {"f32", [&in, policy] { bf::dense_sdpa(policy, in.q.view(), in.k.view(), in.v.view(), in.out.view()); }});
     all.push_back({"f16",

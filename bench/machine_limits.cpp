@@ -13,6 +13,7 @@
 
 #include "limits_compute.hpp"
 #include "limits_read.hpp"
+#include "limits_threads.hpp"
 #include "machine.hpp"
 #include "progress.hpp"
 #include "report.hpp"
@@ -105,15 +106,6 @@ std::vector<double> time_together(int threads, std::function<double(int)> const&
     return seconds;
 }
 
-/// Turns after which `work(turns)` has lasted this long.
-std::int64_t turns_for(double seconds, std::function<double(std::int64_t)> const& work) {
-    for (std::int64_t turns = 1;; turns *= 2) {
-        bench::stopwatch const watch;
-        sink = sink + work(turns);
-        if (watch.seconds() >= seconds) return turns;
-    }
-}
-
 /// A limit and how one thread takes part in measuring it.
 struct job {
     limit result;
@@ -125,7 +117,7 @@ job make_job(settings const& s, bench::compute_unit const& unit, int threads) {
     job out{{"compute", unit.name, "", unit.unit, threads, unit.present}};
     if (!unit.present) return out;
     auto const run           = unit.run;
-    std::int64_t const turns = turns_for(s.seconds, [run](std::int64_t n) { return double{run(n)}; });
+    std::int64_t const turns = bench::turns_for(s.seconds, [run](std::int64_t n) { return double{run(n)}; });
     out.work                 = unit.work * static_cast<double>(turns) * threads;
     out.run                  = [run, turns](int) { return double{run(turns)}; };
     return out;
@@ -193,7 +185,7 @@ job make_job(settings const& s,
         for (std::int64_t i = 0; i < n; ++i) sum += read(data, l.bytes, pattern);
         return static_cast<double>(sum % 1024);
     };
-    std::int64_t const n = turns_for(s.seconds, [&](std::int64_t t) { return passes(memory[0].data(), t); });
+    std::int64_t const n = bench::turns_for(s.seconds, [&](std::int64_t t) { return passes(memory[0].data(), t); });
     job out{{"read", l.name, pattern.name, "GB/s", threads}};
     out.work = static_cast<double>(l.bytes) * static_cast<double>(n) * threads;
     out.run  = [passes, n, &memory](int thread) { return passes(memory[static_cast<std::size_t>(thread)].data(), n); };

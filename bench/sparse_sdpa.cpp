@@ -3,9 +3,12 @@
 // Dense attention against every sparse form, in one process: rows of an explicit graph, blocks that a rule routes to, a
 // window, a compressed cache.
 //
-// Dense runs of the same inputs are interleaved with each form's; x_dense_time is the ratio of their medians. Edges are
-// counted by walking the very call that is timed, FLOPs are 4 * edges * head_dim, bytes are those of the keys and
-// values that the edges name, once per group of heads. Each form is held to the double oracle on a small problem first.
+// Dense runs of the same inputs are interleaved with each form's, the first five while they take no longer than some
+// seconds. x_dense_time is the ratio of their medians, dense over the form; x_dense_rate that of the edges per second,
+// the form over dense: below 1, an edge costs more than it does in dense attention. Edges are counted by walking the
+// very call that is timed, FLOPs are 4 * edges * head_dim, bytes are those of the keys and values that the edges name,
+// once per group of heads. Queries and outputs are f32. Each form is held to the double oracle on a small problem
+// first.
 
 #include <butterfly/cache/attend.hpp>
 #include <butterfly/sdpa/dense_sdpa.hpp>
@@ -40,6 +43,7 @@ struct options {
     std::string blocks    = "128";
     std::string densities = "0.25,0.05";
     std::string forms     = "dense,graph,blocks,window,compressed";
+    std::string storage   = "f32";
     index_t heads         = 8;
     index_t kv_heads      = 2;
     double min_time       = 0.2;
@@ -50,15 +54,17 @@ struct shape {
     double density; // share of the causal triangle
 };
 
-/// Inputs of one shape and what its form needs; `attend` makes the call with any policy.
+/// Inputs of one shape and what its form needs; `attend` makes the call with any policy. T: of keys and values.
+template <class T>
 class form {
 public:
     form(std::string name, shape const& s, bench::machine const& m)
-        : name_(std::move(name)), shape_(s), q_({s.heads, s.tokens, s.head_dim}),
-          k_({s.kv_heads, s.tokens, s.head_dim}), v_(k_.shape()), out_(q_.shape()) {
+        : name_(std::move(name)), shape_(s), q_({s.heads, s.tokens, s.head_dim}), out_(q_.shape()),
+          k_({s.kv_heads, s.tokens, s.head_dim}), v_(k_.shape()) {
         bf::testing::random draws(11);
-        for (auto* const t : {&q_, &k_, &v_})
-            for (float& x : t->values()) x = static_cast<float>(draws.normal());
+        for (float& x : q_.values()) x = static_cast<float>(draws.normal());
+        for (auto* const t : {&k_, &v_})
+            for (T& x : t->values()) x = T(static_cast<float>(draws.normal()));
         if (name_ == "graph")
             graph_ = bf::topology::build({.heads = 1, .nodes = s.tokens},
                                          bf::topology::window{.predecessors = mean_keys() / 2},
@@ -70,7 +76,8 @@ public:
 
     template <class Policy>
     void attend(Policy const& policy) {
-        auto const q = std::as_const(q_).view(), k = std::as_const(k_).view(), v = std::as_const(v_).view();
+        auto const q = std::as_const(q_).view();
+        auto const k = std::as_const(k_).view(), v = std::as_const(v_).view();
         if (name_ == "dense") bf::dense_sdpa(policy, q, k, v, out_.view());
         if (name_ == "graph") bf::sparse_sdpa(policy, q, k, v, *graph_, out_.view());
         if (name_ == "blocks")
@@ -115,15 +122,18 @@ private:
 
     std::string name_;
     shape shape_;
-    bf::heads_buffer<float> q_, k_, v_, out_;
+    bf::heads_buffer<float> q_, out_;
+    bf::heads_buffer<T> k_, v_;
     std::optional<bf::graph> graph_{};
     bench::runtime_row row_{};
-    std::optional<bf::compressed_kv_cache<>> cache_{};
+    std::optional<bf::compressed_kv_cache<bf::raw_mix<T>>> cache_{};
 };
 
 /// The form on a small problem against the definition; throws where it is wrong.
+template <class T>
 void check(std::string const& name, bench::machine const& m) {
-    form small(name, {.heads = 4, .kv_heads = 2, .tokens = 200, .head_dim = 40, .block_size = 16, .density = 0.3}, m);
+    form<T> small(name, {.heads = 4, .kv_heads = 2, .tokens = 200, .head_dim = 40, .block_size = 16, .density = 0.3},
+                  m);
     small.attend(m);
     std::vector<float> const got(small.output().begin(), small.output().end());
     small.attend(bf::testing::oracle{});
@@ -133,41 +143,53 @@ void check(std::string const& name, bench::machine const& m) {
         miss += (got[i] - want) * (got[i] - want);
         total += want * want;
     }
-    if (double const e = std::sqrt(miss / total); !(e < 1e-5))
-        throw std::runtime_error(fmt::format("{} is wrong: relative error {:.1e} against the definition", name, e));
+    if (double const e = std::sqrt(miss / total); !(e < (std::is_same_v<T, float> ? 1e-5 : 1e-2)))
+        throw std::runtime_error(fmt::format("{} {} is wrong: relative error {:.1e} against the definition", name,
+                                             bf::name_of(bf::element_type_of<T>), e));
 }
 
-/// Times one form; the first five iterations time dense attention too, in turns with it.
+/// Dense runs beside a form: five, or as many as begin within some seconds.
+constexpr std::size_t dense_runs = 5;
+constexpr double dense_seconds   = 5;
+
+/// Times one form, and dense attention in turns with it.
+template <class T>
 void time_form(benchmark::State& state, std::string const& name, shape const& s, bench::machine const& m) {
-    form sparse(name, s, m), dense("dense", s, m);
+    form<T> sparse(name, s, m), dense("dense", s, m);
     sparse.attend(m);
     std::vector<double> own, baseline;
+    double spent = 0; // on dense
     for ([[maybe_unused]] auto _ : state) {
         bench::stopwatch const watch;
         sparse.attend(m);
         own.push_back(watch.seconds());
         state.SetIterationTime(own.back());
-        if (name == "dense" || baseline.size() == 5) continue;
+        if (name == "dense" || baseline.size() == dense_runs || spent > dense_seconds) continue;
         bench::stopwatch const dense_watch;
         dense.attend(m);
         baseline.push_back(dense_watch.seconds());
+        spent += baseline.back();
     }
     auto const edges          = static_cast<double>(sparse.count_edges(m.executor));
     auto const columns        = static_cast<double>(s.head_dim);
+    double const triangle     = static_cast<double>(s.heads * s.tokens) * static_cast<double>(s.tokens + 1) / 2;
+    double const faster       = name == "dense" ? 1.0 : bench::median(baseline) / bench::median(own);
     using counter             = benchmark::Counter;
     state.counters["edges/s"] = counter(edges, counter::kIsIterationInvariantRate);
     state.counters["FLOP/s"]  = counter(4 * edges * columns, counter::kIsIterationInvariantRate);
-    state.counters["bytes"] = counter(edges / static_cast<double>(s.heads / s.kv_heads) * columns * 2 * sizeof(float));
-    state.counters["density"] =
-        edges / (static_cast<double>(s.heads * s.tokens) * static_cast<double>(s.tokens + 1) / 2);
-    state.counters["x_dense_time"] = name == "dense" ? 1.0 : bench::median(baseline) / bench::median(own);
+    state.counters["bytes"]   = counter(edges / static_cast<double>(s.heads / s.kv_heads) * columns * 2 * sizeof(T));
+    state.counters["density"] = edges / triangle;
+    state.counters["x_dense_time"] = faster;
+    state.counters["x_dense_rate"] = faster * edges / triangle;
 }
 
+template <class T>
 void register_form(std::string const& name, shape const& s, bench::machine const& m, double min_time) {
-    std::string text = fmt::format("{}/tokens:{}/head_dim:{}", name, s.tokens, s.head_dim);
+    std::string text =
+        fmt::format("{}/{}/tokens:{}/head_dim:{}", name, bf::name_of(bf::element_type_of<T>), s.tokens, s.head_dim);
     if (name == "blocks" || name == "compressed") text += fmt::format("/block:{}", s.block_size);
     if (name != "dense" && name != "compressed") text += fmt::format("/density:{}", s.density);
-    benchmark::RegisterBenchmark(text.c_str(), [=](benchmark::State& state) { time_form(state, name, s, m); })
+    benchmark::RegisterBenchmark(text.c_str(), [=](benchmark::State& state) { time_form<T>(state, name, s, m); })
         ->UseManualTime()
         ->MinTime(min_time)
         ->Unit(benchmark::kMillisecond);
@@ -184,6 +206,7 @@ std::vector<double> parse_densities(std::string const& text) {
     return out;
 }
 
+template <class T>
 void register_all(options const& o, bench::machine const& m) {
     auto const sizes = [](std::string const& text, char const* option) {
         std::vector<index_t> out;
@@ -194,14 +217,14 @@ void register_all(options const& o, bench::machine const& m) {
     for (std::string const& name : bench::split_list(o.forms)) {
         if (name != "dense" && name != "graph" && name != "blocks" && name != "window" && name != "compressed")
             throw bench::usage_error("--forms: '{}' is none of dense, graph, blocks, window, compressed", name);
-        check(name, m);
+        check<T>(name, m);
         bool const in_blocks = name == "blocks" || name == "compressed";
         bool const one       = name == "dense" || name == "compressed"; // their density is their own
         for (index_t const tokens : sizes(o.tokens, "--tokens"))
             for (index_t const head_dim : sizes(o.dims, "--head-dim"))
                 for (index_t const block : sizes(in_blocks ? o.blocks : "1", "--block-size"))
                     for (double const density : one ? std::vector<double>{1.0} : densities)
-                        register_form(name, {o.heads, o.kv_heads, tokens, head_dim, block, density}, m, o.min_time);
+                        register_form<T>(name, {o.heads, o.kv_heads, tokens, head_dim, block, density}, m, o.min_time);
     }
 }
 
@@ -247,7 +270,12 @@ void run(options const& o) {
         throw bench::usage_error("--heads {} is not a multiple of --kv-heads {}", o.heads, o.kv_heads);
     bench::machine const m =
         bench::make_machine(o.common.backend, o.common.threads > 0 ? o.common.threads : bench::default_threads());
-    register_all(o, m);
+    for (std::string const& storage : bench::split_list(o.storage)) {
+        bf::element_type const type = bench::parse_element_type(storage, "--storage");
+        if (type == bf::element_type::f32) register_all<float>(o, m);
+        if (type == bf::element_type::f16) register_all<bf::float16>(o, m);
+        if (type == bf::element_type::bf16) register_all<bf::bfloat16>(o, m);
+    }
 
     char name[]      = "sparse_sdpa";
     char* argument[] = {name, nullptr};
@@ -270,6 +298,9 @@ int main(int argc, char** argv) {
     CLI::App app("Dense attention against every sparse form, interleaved in one process.", "sparse_sdpa");
     o.common.add_to(app);
     app.add_option("--forms", o.forms, "a list of dense, graph, blocks, window, compressed")
+        ->check(bench::not_empty())
+        ->capture_default_str();
+    app.add_option("--storage", o.storage, "how keys and values are kept, a list of f32, f16, bf16")
         ->check(bench::not_empty())
         ->capture_default_str();
     app.add_option("--tokens", o.tokens, "a list of sizes")->check(bench::not_empty())->capture_default_str();

@@ -9,7 +9,8 @@
 //       P = exp(scale * (S - row max)), zero above the diagonal, vectorised
 //       O = P V_prefix / row sums     one product
 //
-// Threads take (head, block) pairs; the library's products run on the thread that asks. All f32.
+// Threads take (head, block) pairs; the library's products run on the thread that asks. All f32. Scores stand in memory
+// of the caller, who keeps it between calls.
 
 #include <butterfly/core/executor.hpp>
 
@@ -17,6 +18,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <vector>
 
 namespace bench {
@@ -53,10 +55,17 @@ inline float exponentiate(float* row, index_t visible, index_t cols, float scale
     return s.sum();
 }
 
-/// One block of rows of one head. `scores` holds 128 x tokens floats.
+inline constexpr index_t block_rows = 128;
+
+/// Scratch of a call: the scores of a block for each thread.
+[[nodiscard]] inline std::vector<float> make_scores(index_t tokens, int threads) {
+    return std::vector<float>(static_cast<std::size_t>(threads * block_rows * tokens));
+}
+
+/// One block of rows of one head. `scores` holds block_rows x tokens floats.
 template <class Products>
 void attend_block(dense_inputs const& p, Products const& products, index_t head, index_t first, float* scores) {
-    index_t const rows   = std::min<index_t>(128, p.tokens - first);
+    index_t const rows   = std::min(block_rows, p.tokens - first);
     index_t const prefix = first + rows;
     index_t const kv     = head / (p.heads / p.kv_heads) * p.tokens * p.head_dim;
     index_t const at     = (head * p.tokens + first) * p.head_dim;
@@ -65,7 +74,7 @@ void attend_block(dense_inputs const& p, Products const& products, index_t head,
     matrix_ref<float> const s{scores, rows, prefix};
     products.times_transposed(matrix_ref<float const>{p.q + at, rows, p.head_dim},
                               matrix_ref<float const>{p.k + kv, prefix, p.head_dim}, s);
-    float sums[128];
+    float sums[block_rows];
     for (index_t i = 0; i < rows; ++i) sums[i] = exponentiate(scores + i * prefix, first + i + 1, prefix, scale);
     matrix_ref<float> const out{p.out + at, rows, p.head_dim};
     products.times(matrix_ref<float const>{scores, rows, prefix}, matrix_ref<float const>{p.v + kv, prefix, p.head_dim},
@@ -75,23 +84,24 @@ void attend_block(dense_inputs const& p, Products const& products, index_t head,
 
 /// Products: times_transposed(a, b, out) is out = a b^T; times(a, b, out) is out = a b.
 template <class Products>
-void blocked_attention(dense_inputs const& p, Products const& products, bf::executor const& threads) {
-    index_t const blocks = (p.tokens + 127) / 128;
-    std::vector<std::vector<float>> scores(static_cast<std::size_t>(threads.threads()),
-                                           std::vector<float>(static_cast<std::size_t>(128 * p.tokens)));
+void blocked_attention(dense_inputs const& p,
+                       Products const& products,
+                       std::span<float> scores, // make_scores
+                       bf::executor const& threads) {
+    index_t const blocks = (p.tokens + block_rows - 1) / block_rows;
     threads.each(blocks * p.heads, [&](index_t item, int thread) noexcept {
-        attend_block(p, products, item % p.heads, (blocks - 1 - item / p.heads) * 128,
-                     scores[static_cast<std::size_t>(thread)].data());
+        attend_block(p, products, item % p.heads, (blocks - 1 - item / p.heads) * block_rows,
+                     scores.data() + thread * block_rows * p.tokens);
     });
 }
 
-void eigen_attention(dense_inputs const& p, bf::executor const& threads);
+void eigen_attention(dense_inputs const& p, std::span<float> scores, bf::executor const& threads);
 
 /// False where this build has no OpenBLAS: then openblas_attention does nothing.
 [[nodiscard]] bool has_openblas() noexcept;
 /// The CPU whose kernels OpenBLAS chose: one older than this CPU may take its AVX2 ones. OPENBLAS_CORETYPE=SkylakeX
 /// asks for AVX-512.
 [[nodiscard]] char const* openblas_kernels() noexcept;
-void openblas_attention(dense_inputs const& p, bf::executor const& threads);
+void openblas_attention(dense_inputs const& p, std::span<float> scores, bf::executor const& threads);
 
 } // namespace bench

@@ -27,9 +27,9 @@ struct eigen_products {
 
 } // namespace
 
-void eigen_attention(dense_inputs const& p, bf::executor const& threads) {
+void eigen_attention(dense_inputs const& p, std::span<float> scores, bf::executor const& threads) {
     Eigen::setNbThreads(1);
-    blocked_attention(p, eigen_products{}, threads);
+    blocked_attention(p, eigen_products{}, scores, threads);
 }
 
 } // namespace bench

@@ -40,9 +40,9 @@ char const* openblas_kernels() noexcept {
     return openblas_get_corename();
 }
 
-void openblas_attention(dense_inputs const& p, bf::executor const& threads) {
+void openblas_attention(dense_inputs const& p, std::span<float> scores, bf::executor const& threads) {
     openblas_set_num_threads(1);
-    blocked_attention(p, openblas_products{}, threads);
+    blocked_attention(p, openblas_products{}, scores, threads);
 }
 
 #else
@@ -55,7 +55,7 @@ char const* openblas_kernels() noexcept {
     return "";
 }
 
-void openblas_attention(dense_inputs const&, bf::executor const&) {}
+void openblas_attention(dense_inputs const&, std::span<float>, bf::executor const&) {}
 
 #endif
 

@@ -8,7 +8,7 @@
 
 namespace peers {
 
-using blocked_function = void (*)(bench::dense_inputs const&, bf::executor const&);
+using blocked_function = void (*)(bench::dense_inputs const&, std::span<float>, bf::executor const&);
 
 class blocked final : public peer {
 public:
@@ -24,10 +24,11 @@ public:
         v_        = to_floats(in.v, w.type);
         out_      = std::vector<float>(q_.size());
         inputs_   = {q_.data(), k_.data(), v_.data(), out_.data(), w.heads, w.kv_heads, w.queries, w.head_dim};
+        scores_   = bench::make_scores(w.queries, w.threads);
         executor_ = team(w.threads);
         return "f32 throughout";
     }
-    void run() override { attend_(inputs_, executor_); }
+    void run() override { attend_(inputs_, scores_, executor_); }
     void read_row(index_t head, index_t query, std::span<float> out) const override {
         auto const from = out_.begin() + (head * inputs_.tokens + query) * inputs_.head_dim;
         std::copy(from, from + inputs_.head_dim, out.begin());
@@ -36,7 +37,7 @@ public:
 private:
     blocked_function attend_;
     std::string version_;
-    std::vector<float> q_, k_, v_, out_;
+    std::vector<float> q_, k_, v_, out_, scores_;
     bench::dense_inputs inputs_{};
     bf::executor executor_{};
 };

@@ -195,7 +195,7 @@ def line_of(case):
 
 
 def machine_limits(arguments, folder):
-    """Limits of this session: for one thread and for each count of threads of the cases."""
+    """Limits of this run: for one thread and for each count of threads of the cases."""
     merged = None
     for threads in sorted(set(arguments.threads) - {1}) or [1]:  # each run measures one thread too
         path = folder / "limits.json"

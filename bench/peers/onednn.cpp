@@ -26,9 +26,8 @@
 namespace {
 
 using namespace peers;
+using bench::block_rows;
 using dnnl::memory;
-
-constexpr index_t block_rows = 128;
 
 class onednn final : public peer {
 public:

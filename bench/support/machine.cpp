@@ -24,6 +24,15 @@ bf::executor make_executor(int threads) {
 #endif
 }
 
+backend_entry const& find(std::string const& name) {
+    for (backend_entry const& e : table()) {
+        if (e.name != name) continue;
+        if (!e.available()) throw usage_error("--backend {}: this machine cannot run it", name);
+        return e;
+    }
+    throw usage_error("--backend {}: there is {}", name, backend_names());
+}
+
 } // namespace
 
 std::vector<backend_entry> const& backends() {
@@ -50,12 +59,11 @@ std::string default_backend() {
 }
 
 machine make_machine(std::string const& name, int threads) {
-    for (backend_entry const& e : table()) {
-        if (e.name != name) continue;
-        if (!e.available()) throw usage_error("--backend {}: this machine cannot run it", name);
-        return e.make(make_executor(threads));
-    }
-    throw usage_error("--backend {}: there is {}", name, backend_names());
+    return find(name).make(make_executor(threads));
+}
+
+product_units units_of(std::string const& name) {
+    return find(name).units();
 }
 
 int default_threads() {

@@ -8,6 +8,7 @@
 // (codecs.hpp); another one is refused when it is bound, by name.
 
 #include <butterfly/backend/policy.hpp>
+#include <butterfly/backend/simd/bf16_unit.hpp>
 #include <butterfly/cache/update.hpp>
 #include <butterfly/sdpa/attend.hpp>
 
@@ -86,6 +87,12 @@ void update_cache(machine const& m, bf::cache_update const& u, std::span<std::by
     m.behind().update(u, workspace, std::cref(commit));
 }
 
+/// What multiplies in the calls of a backend.
+struct product_units {
+    std::string vectors{}; // instruction set of its kernels: "x86_v4"; empty: what the build's flags allow
+    bf::backend::bf16_unit bf16 = bf::backend::bf16_unit::fma; // of bf16 keys and values
+};
+
 /// A line of the table of backends. Of those whose `available` says yes, the one with the highest preference is the
 /// default of every program.
 struct backend_entry {
@@ -93,6 +100,7 @@ struct backend_entry {
     int preference                       = 0;
     bool (*available)()                  = nullptr;
     machine (*make)(bf::executor const&) = nullptr;
+    product_units (*units)()             = nullptr; // of an available one
 };
 
 /// Every backend that was linked, in order of preference.
@@ -112,6 +120,9 @@ struct backend_registration {
 /// A backend of the table with `threads` threads. Throws usage_error where there is none of this name, where this
 /// machine cannot run it, or where several threads need an OpenMP that the program was built without.
 [[nodiscard]] machine make_machine(std::string const& name, int threads);
+
+/// What multiplies in the calls of a backend that make_machine takes.
+[[nodiscard]] product_units units_of(std::string const& name);
 
 /// Threads OpenMP would use; 1 without it.
 [[nodiscard]] int default_threads();

@@ -77,9 +77,11 @@ private:
     Policy policy_;
 };
 
-/// The line of a host policy: a default-made one with the executor put in.
+/// The line of a host policy: a default-made one with the executor put in. `units`: where it is not float multiply-add
+/// of the build's flags that multiplies.
 template <bf::backend::host_policy Policy>
-[[nodiscard]] backend_entry entry_of(std::string name, int preference) {
+[[nodiscard]] backend_entry entry_of(
+    std::string name, int preference, product_units (*units)() = [] { return product_units{}; }) {
     return {.name       = std::move(name),
             .preference = preference,
             .available  = [] { return Policy{}.available(); },
@@ -88,7 +90,8 @@ template <bf::backend::host_policy Policy>
                     Policy policy{};
                     policy.executor = executor;
                     return machine(executor, std::make_shared<machine_of<Policy> const>(std::move(policy)));
-                }};
+                },
+            .units = units};
 }
 
 } // namespace bench

@@ -3,4 +3,8 @@
 
 #include "machine_of.hpp"
 
-static bench::backend_registration const joined{bench::entry_of<butterfly::backend::simd<>>("simd", 10)};
+namespace backend = butterfly::backend;
+
+static bench::backend_registration const joined{bench::entry_of<backend::simd<>>("simd", 10, [] {
+    return bench::product_units{butterfly::isa::current::name(), backend::resolve(backend::simd<>{}.bf16)};
+})};

@@ -9,6 +9,9 @@
 //   x86_v4      kernels of its own   AVX-512
 //   x86_zen4    with the others      vdpbf16ps for bf16 keys and values, where it beats f32
 //   x86_amx     with the others      AMX tiles for them
+//
+// A level stands for instructions, not for a make: x86_zen4, named after the first CPU where vdpbf16ps pays, is there
+// on Intel's CPUs with AVX512-BF16 too, and is fma to bf16_unit_of there, because vdpbf16ps is the slower one.
 
 #include <butterfly/backend/simd/bf16_unit.hpp>
 
@@ -36,7 +39,7 @@ enum class isa_level : std::uint8_t {
     return names[static_cast<int>(level)];
 }
 
-/// Whether this CPU has it.
+/// Whether this CPU has the instructions, whoever made it.
 [[nodiscard]] inline bool available(isa_level level) noexcept {
     switch (level) {
     case isa_level::baseline:

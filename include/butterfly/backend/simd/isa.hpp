@@ -35,10 +35,14 @@
 #pragma GCC diagnostic pop
 #endif
 
-// Everything under backend/simd stands in an inline namespace named after the flags its text depends on, so that tags
-// and kernels of different machines have different names. What they call in std::, core/, sdpa/ and backend/host has
-// one name for all: objects compiled for different machines belong in one program only after butterfly_add_kernels has
-// made that local to each (backend/host/kernels.cpp).
+// What is compiled differently by the flags below, tags and kernels, stands in an inline namespace named after them, so
+// that machines that differ in them have kernels of different names in one program. That covers neither
+//
+//   - functions of std::, core/, sdpa/ and backend/host: they have one name in all objects, of whose copies a linker
+//     keeps any one. Objects compiled for different machines belong in one program only once these copies are local to
+//     each object, as butterfly_add_kernels makes them (cmake/butterflyKernels.cmake);
+//   - flags between two names: AVX-512 F without BW, DQ or VL, AVX2 without FMA, AVX with or without FMA. They count as
+//     the lower one, and objects that differ only so must not meet in a program.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) &&                 \
     defined(__FMA__) && defined(__F16C__)
 #define BUTTERFLY_ISA_NAMESPACE flags_x86_v4

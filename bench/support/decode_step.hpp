@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What bench/decode times: a few query rows at the end of a context.
+//
+//   dense        every token raw, in one block of memory: keys, then values
+//   compressed   the library's cache with the rules, rows, block and window that the ladder takes unless told otherwise
+
+#include "machine.hpp"
+
+#include <memory>
+
+namespace bench {
+
+struct decode_shape {
+    index_t n_kv = 0, head_dim = 0, rows = 0, heads = 0, kv_heads = 0;
+};
+
+/// Not thread-safe: the machine's executor does the threading. Scratch memory is kept between calls.
+class decode_step {
+public:
+    decode_step()                              = default;
+    decode_step(decode_step const&)            = delete;
+    decode_step& operator=(decode_step const&) = delete;
+    virtual ~decode_step()                     = default;
+
+    virtual void attend() = 0;
+    /// The same by the definition, in double.
+    virtual void attend_exactly() = 0;
+    /// The output of the last of these two.
+    [[nodiscard]] virtual std::span<float const> output() const = 0;
+
+    /// What the policy says it will do.
+    [[nodiscard]] virtual std::string plan() = 0;
+    /// Visible (query head, query token, key) triples.
+    [[nodiscard]] virtual index_t edges() = 0;
+    /// Bytes of the keys, values and weights that the last query token sees, those of a head of keys once.
+    [[nodiscard]] virtual index_t bytes() = 0;
+    /// Whole pages for plain reads: the keys and values of dense, memory of as many bytes for compressed.
+    [[nodiscard]] virtual std::span<std::byte const> pages() = 0;
+};
+
+/// `system` is dense or compressed. Its keys and values are written.
+[[nodiscard]] std::unique_ptr<decode_step>
+make_decode_step(std::string const& system, bf::element_type storage, decode_shape const& shape, machine const& m);
+
+} // namespace bench
