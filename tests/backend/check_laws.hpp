@@ -1,21 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The loop of a backend's test. BUTTERFLY_TEST_SWEEP=short asks for few sizes: emulators.
+// The loop of a backend's test.
 
 #include <butterfly/testing/properties.hpp>
 
 #include "support/catch.hpp"
-
-#include <cstdlib>
-#include <cstring>
+#include "support/sweep.hpp"
 
 namespace test {
-
-[[nodiscard]] inline bool short_sweep() {
-    char const* const wanted = std::getenv("BUTTERFLY_TEST_SWEEP");
-    return wanted != nullptr && std::strcmp(wanted, "short") == 0;
-}
 
 /// Requires every law of a policy, with keys and values kept as KV.
 template <butterfly::element KV = float, class Policy>

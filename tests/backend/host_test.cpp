@@ -30,17 +30,27 @@ std::vector<bf::backend::host> policies() {
     return all;
 }
 
+/// Every law at every level, with keys and values in KV.
+template <bf::element KV>
+void check_levels(std::uint64_t seed) {
+    if (test::short_sweep()) return; // they are the kernels of simd<>, whose laws are asked either way
+    for (bf::backend::host const& policy : policies()) {
+        bf::testing::sweep const few{
+            .seed = seed, .brief = true, .rounds = policy.bf16() != bf16_unit::fma, .stream_rows = 16};
+        DYNAMIC_SECTION(policy.name()) {
+            test::check_laws<KV>(policy, few);
+        }
+    }
+}
+
 } // namespace
 
 TEST_CASE("host keeps the laws at every level", "[backend]") {
-    if (test::short_sweep()) return; // they are the kernels of simd<>, whose laws are asked either way
-    for (bf::backend::host const& policy : policies()) {
-        DYNAMIC_SECTION(policy.name()) {
-            test::check_laws(
-                policy,
-                {.seed = 1, .brief = true, .rounds = policy.bf16() != bf::backend::bf16_unit::fma, .stream_rows = 16});
-        }
-    }
+    check_levels<float>(1);
+}
+
+TEST_CASE("host keeps the laws at every level with keys and values in bf16", "[backend]") {
+    check_levels<bf::bfloat16>(3);
 }
 
 TEST_CASE("host takes the best level that is allowed", "[backend]") {

@@ -6,6 +6,7 @@
 namespace bf = butterfly;
 
 TEST_CASE("scalar keeps the laws", "[backend]") {
+    if (test::shortest_sweep()) return;
     test::check_laws(bf::backend::scalar{}, {.seed = 1});
 }
 

@@ -7,6 +7,7 @@
 
 #include "support/catch.hpp"
 #include "support/on_threads.hpp"
+#include "support/sweep.hpp"
 
 #include <algorithm>
 #include <array>
@@ -359,6 +360,7 @@ std::vector<bf::problem> problems_of(std::vector<bf::bound_problem<2>> const& bo
 
 TEST_CASE("many problems in one call have the bits of single calls", "[backend]") {
     for (bf::index_t const count : {2, 9, 70}) {
+        if (test::shortest_sweep() && count == 70) continue;
         sequences some(count);
         for (int const threads : {2, 3, 20}) { // 20: every long one is split
             CAPTURE(count, threads);
@@ -549,9 +551,10 @@ TEST_CASE("huge finite masks hide what smaller ones show and cancel where all ke
 // tiles, so that a tile with a broken value is shared with rows that do not see it in some groupings and not in others.
 TEST_CASE("rows that do not see a broken value have the same bits for every number of threads", "[backend]") {
     bf::index_t const tokens = 1400;
+    if (test::shortest_sweep()) return;
     for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot, bf::backend::bf16_unit::emulated})
         for (bf::index_t const bad : {200, 220, 300}) {
-            if (!available(unit)) continue;
+            if (!available(unit) || (test::short_sweep() && bad != 220)) continue;
             CAPTURE(name_of(unit), bad);
             auto const of = [&](int threads) {
                 auto data = bf::testing::make_problem<float, bf::bfloat16>(

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include <butterfly/backend/simd.hpp>
 #include <butterfly/backend/simd/exp2.hpp>
+#include <butterfly/testing/compare.hpp>
+#include <butterfly/testing/problem.hpp>
 
 #include "support/catch.hpp"
+#include "support/sweep.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -128,7 +131,8 @@ struct operands {
     void check_scores() {
         unit.score(keys.data(), unit.key_stride != nullptr ? unit.key_stride(dk) : 0, first, end, dk, queries.data(),
                    rows, scores.data());
-        for (int r = 0; r < rows; ++r)
+        for (int r = 0; r < rows; ++r) {
+            bool close = true;
             for (int j = first; j < end; ++j) {
                 double wanted = 0.0, size = 0.0;
                 for (index_t d = 0; d < dk; ++d) {
@@ -136,10 +140,11 @@ struct operands {
                     wanted += product;
                     size += std::abs(product);
                 }
-                double const got = scores.data()[j * unit.strip + r];
-                CAPTURE(r, j, got, wanted);
-                REQUIRE(std::abs(got - wanted) <= 0x1p-22 * size);
+                close &= std::abs(scores.data()[j * unit.strip + r] - wanted) <= 0x1p-22 * size;
             }
+            CAPTURE(r);
+            REQUIRE(close);
+        }
     }
 
     void check_values(std::mt19937& g) {
@@ -151,7 +156,8 @@ struct operands {
             std::copy(before.begin(), before.end(), out.data());
             unit.accumulate(values.data(), unit.value_stride != nullptr ? unit.value_stride(dv) : 0, first, end, dv,
                             weights.data(), rows, scaled ? factor.data() : nullptr, out.data());
-            for (int r = 0; r < rows; ++r)
+            for (int r = 0; r < rows; ++r) {
+                bool close = true;
                 for (index_t c = 0; c < dv; ++c) {
                     double wanted = static_cast<double>(before[at(c, r, unit.strip)]) * (scaled ? 0.5 : 1.0);
                     double size   = std::abs(wanted);
@@ -161,10 +167,11 @@ struct operands {
                         wanted += product;
                         size += std::abs(product);
                     }
-                    double const got = out.data()[c * unit.strip + r];
-                    CAPTURE(r, c, scaled, got, wanted);
-                    REQUIRE(std::abs(got - wanted) <= 0x1p-22 * size);
+                    close &= std::abs(out.data()[c * unit.strip + r] - wanted) <= 0x1p-22 * size;
                 }
+                CAPTURE(r, scaled);
+                REQUIRE(close);
+            }
         }
     }
 };
@@ -186,6 +193,58 @@ TEST_CASE("every unit multiplies tiles of every size and place", "[backend]") {
             o.check_values(g);
             if (u.unit->stop != nullptr) u.unit->stop();
         }
+}
+
+TEST_CASE("what is not finite reaches exactly the rows that see it, by every unit", "[backend]") {
+    constexpr index_t tokens = 100, keys = 130, bad_column = 5;
+    namespace testing = bf::testing;
+    auto const clean  = testing::make_problem<float, bf::bfloat16>(
+        {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 40});
+    bf::attend_options const o{.q_position = keys - tokens};
+    std::vector<std::int32_t> positions; // what a row sees is then no run of keys
+    for (std::int32_t j = 0; j < keys; ++j) positions.push_back(j * 37 % keys);
+    auto const check = [&](bf16_unit unit, bf::memory_ref placed, bool in_keys, index_t at, float bad) {
+        CAPTURE(name_of(unit), static_cast<bool>(placed), in_keys, at, bad);
+        bf::backend::simd<> const policy{.bf16 = unit};
+        auto without = clean, with = clean;
+        (in_keys ? with.k : with.v).at(1, at, bad_column) = bf::bfloat16(bad);
+        auto const pool_of                                = [&](auto const& p) {
+            return bf::pool(p.k.view(), p.v.view(), bf::visible::exact_window(30), {}, placed);
+        };
+        bf::attend(policy, without.q.view(), without.out.view(), o, pool_of(std::as_const(without)));
+        bf::attend(policy, with.q.view(), with.out.view(), o, pool_of(std::as_const(with)));
+
+        auto const pool     = pool_of(std::as_const(with));
+        auto const bound    = bf::make_problem(testing::oracle{}, with.q.view(), with.out.view(), o, pool);
+        bf::problem const p = bound.problem();
+        REQUIRE(testing::compare(with.out.view(), testing::evaluate(p), testing::tolerance_of_bf16_units()));
+        for (index_t h = 0; h < 4; ++h)
+            for (index_t t = 0; t < tokens; ++t) {
+                auto const got = with.out.view().row(h, t), other = without.out.view().row(h, t);
+                bool holds = true;
+                if (h < 2 || !testing::sees(p, p.pools[0], 0, o.q_position + t, at))
+                    holds = std::equal(got.begin(), got.end(), other.begin());
+                else if (!in_keys)
+                    for (index_t d = 0; d < 40; ++d)
+                        holds &= std::isfinite(got[static_cast<std::size_t>(d)]) == (d != bad_column);
+                else if (std::isnan(bad))
+                    holds = std::all_of(got.begin(), got.end(), [](float x) { return std::isnan(x); });
+                CAPTURE(h, t);
+                REQUIRE(holds);
+            }
+    };
+    float const infinity = std::numeric_limits<float>::infinity();
+    for (bf16_unit const unit : {bf16_unit::fma, bf16_unit::dot, bf16_unit::tile, bf16_unit::emulated}) {
+        if (!available(unit)) continue;
+        for (bool const in_keys : {true, false})
+            for (index_t const at : {0, 77, 129}) {
+                if (test::short_sweep() && at != 77) continue;
+                for (float const bad : {std::numeric_limits<float>::quiet_NaN(), infinity, -infinity}) {
+                    check(unit, {}, in_keys, at, bad);
+                    check(unit, positions.data(), in_keys, at, bad);
+                }
+            }
+    }
 }
 
 TEST_CASE("a unit says what it is", "[backend]") {

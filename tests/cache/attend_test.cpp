@@ -103,6 +103,35 @@ TEMPLATE_LIST_TEST_CASE("two-byte and foreign pools are as indifferent to cuts",
     check(testing::mixed_mix{});
 }
 
+TEST_CASE("a cache in bf16 is attended by the unit that was asked for", "[attend]") {
+    using bf::backend::bf16_unit;
+    constexpr bf::index_t length = 333;
+    for (bf16_unit const unit : {bf16_unit::best, bf16_unit::emulated})
+        for (bf::index_t const tokens : {bf::index_t{1}, length}) { // decode, prefill
+            CAPTURE(name_of(unit), tokens);
+            bf::backend::simd<> const policy{.bf16 = unit};
+            bool const rounds = resolve(unit) != bf16_unit::fma;
+            sequence s(length);
+            bf::compressed_kv_cache<bf::raw_mix<bf::bfloat16>> cache(config(length));
+            bf::append(policy, cache, s.k.view(), s.v.view());
+
+            auto const row = routed();
+            auto const q   = s.q.view().slice(length - tokens, tokens);
+            auto const out = s.out.view().slice(length - tokens, tokens);
+            std::vector<float> lse(static_cast<std::size_t>(4 * tokens));
+            bf::attend_options const o{.scale = scale, .lse = bf::memory_ref(lse.data())};
+            bf::cache_problem const bound   = bf::make_problem(testing::oracle{}, q, cache, row, out, o);
+            testing::attention const wanted = testing::evaluate(bound.problem());
+            bf::attend(policy, q, cache, row, out, o);
+
+            testing::tolerance const f32     = testing::tolerance_of(bf::element_type::f32);
+            testing::tolerance const allowed = rounds ? testing::tolerance_of_bf16_units() : f32;
+            REQUIRE(testing::compare(out, wanted, allowed));
+            REQUIRE(testing::compare_lse(lse, wanted, allowed));
+            if (tokens > 1) REQUIRE(testing::compare(out, wanted, f32).ok == !rounds);
+        }
+}
+
 TEMPLATE_LIST_TEST_CASE("with all blocks routed and equal keys every past token weighs the same",
                         "[attend]",
                         cache_backends) {

@@ -62,6 +62,12 @@ TEST_CASE("finite and not finite never agree", "[testing]") {
     REQUIRE(admits(inf, inf));
     REQUIRE(admits(broken, broken));
     REQUIRE(admits(broken, inf)); // both are lost
+
+    bt::comparison lse;
+    lse.admit(0, 0, -1, -inf, -inf, 1.0);
+    REQUIRE(lse.ok);
+    lse.admit(0, 0, -1, broken, -inf, 1.0);
+    REQUIRE_FALSE(lse.ok);
 }
 
 TEST_CASE("bits are compared as bits", "[testing]") {

@@ -5,7 +5,7 @@
 //
 //   allowed = unit(arithmetic) * (base + root * sqrt(keys) + each * keys
 //                                 + (logit + dims * sqrt(key_dim)) * logit_size) * spread
-//           + weights * spread + queries * rounded + least + half an ulp of the output
+//           + weights * spread + queries * rounded + least * keys + half an ulp of the output
 //
 // spread = sum_j w_j |v_j| is what rounding errors of a weighted sum are relative to; logit_size is the largest
 // scale * sum_d |q_d k_d| + |biases| of the row, what errors of a logit are relative to, and an error of a logit is a
@@ -88,8 +88,10 @@ struct comparison {
 
     /// Admits one element.
     void admit(index_t h, index_t t, index_t d, double g, double w, double a) noexcept {
-        double r = 0.0;
-        if (std::isfinite(g) != std::isfinite(w) || (std::isinf(w) && std::isinf(g) && (g > 0) != (w > 0)))
+        double r         = 0.0;
+        bool const lost  = std::isnan(g) && d >= 0; // NaN may stand for an infinity of the output
+        bool const other = std::isinf(w) && g != w && !lost;
+        if (std::isfinite(g) != std::isfinite(w) || other)
             r = std::numeric_limits<double>::infinity();
         else if (std::isfinite(w) && g != w)
             r = std::abs(g - w) / a;

@@ -43,6 +43,7 @@ template <class Policy, element KV = float>
         law<Policy>{"chunking changes no bit", &chunking_changes_no_bit<Policy, KV>},
         law<Policy>{"keys out of sight change no bit", &keys_out_of_sight_change_no_bit<Policy, KV>},
         law<Policy>{"executors change no bit", &executors_change_no_bit<Policy, KV>},
+        law<Policy>{"groups of rows change no bit", &groups_of_rows_change_no_bit<Policy, KV>},
         law<Policy>{"batches change no bit", &batches_change_no_bit<Policy, KV>},
         law<Policy>{"layouts do not matter", &layouts_do_not_matter<Policy, KV>},
         law<Policy>{"pages and rings equal contiguous storage", &pages_and_rings_equal_contiguous_storage<Policy, KV>},

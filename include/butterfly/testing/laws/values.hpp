@@ -20,7 +20,8 @@ template <class Policy, element KV = float>
         detail::scattered_rule const rule;
         visible::routed_blocks const routed{
             topology::make_row_source(rule, {.heads = 1, .nodes = butterfly::detail::ceil_div(keys, 8)}), 8};
-        for (index_t const at : {index_t{0}, index_t{13}, keys / 2, keys - 1})
+        for (index_t const at : {index_t{0}, index_t{13}, keys / 2, keys - 1}) {
+            if (s.brief && at != 13 && at != keys - 1) continue;
             for (float const bad : {nan, inf, -inf})
                 for (int where = 0; where < 3; ++where) {
                     auto p = make_problem<float, KV>(
@@ -39,6 +40,7 @@ template <class Policy, element KV = float>
                     detail::expect_definition(r, "graph " + what, policy, s, p, o,
                                               detail::whole(p, visible::graph_rows{g.view()}));
                 }
+        }
     }
     return r;
 }
