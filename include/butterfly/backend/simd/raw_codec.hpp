@@ -37,36 +37,29 @@ struct stream_queries {
 /// Floats that rows of queries and outputs are padded to: the longest run of columns that a leaf works on.
 inline constexpr index_t query_padding = 32;
 
-/// How far ahead of a page's turn its first lines are fetched: prefetchers of the CPU stop at pages of 4 KiB and start
-/// anew with a miss. Of 16, 32 and 64 KiB the one that was fastest on Zen 5 (f32: 15.0 -> 11.6 ms for 131072 keys).
-inline constexpr index_t page_lead = 32768, page_bytes = 4096;
-
 /// Rows that will be read next: fetched while the present ones are worked on, row k beside present row k.
 struct rows_ahead {
     std::byte const* const* rows = nullptr;
     int count                    = 0;
     index_t bytes                = 0; // of one row
     index_t skip                 = 0; // bytes from rows[k] to where row k stands
+    index_t lead                 = 0; // how far ahead of a page's turn its first lines are fetched; 0: they are not
 
-    /// The lines of the bytes [from, to) of row k. Inlined: GCC 12 drops calls of a function that does nothing but
-    /// prefetch.
+    static constexpr std::uintptr_t page = 4096;
+
+    /// The lines of the bytes [from, to) of row k, and the first ones of the page `lead` bytes after one that begins
+    /// there. Inlined: GCC 12 drops calls of a function that does nothing but prefetch.
     [[gnu::always_inline]] void fetch(int k, index_t from, index_t to) const noexcept {
         if (k >= count) return;
         std::byte const* const row = rows[k] + skip;
+        auto const at              = reinterpret_cast<std::uintptr_t>(row + from);
+        if (auto const start = static_cast<index_t>(-at % page); start < to - from && lead != 0) {
+            std::byte const* const first = row + from + start + lead;
+            for (index_t line = 0; line < 192; line += 64) __builtin_prefetch(first + line);
+        }
         for (; from < to; from += 64) __builtin_prefetch(row + from);
     }
     [[gnu::always_inline]] void fetch(int k) const noexcept { fetch(k, 0, bytes); }
-
-    /// The first lines of the pages that begin in the rows of a run, page_lead bytes further on.
-    [[gnu::always_inline]] void fetch_pages(index_t stride) const noexcept {
-        if (count == 0 || stride <= 0) return;
-        std::byte const* const first = rows[0] + skip;
-        auto const start = static_cast<index_t>(-reinterpret_cast<std::uintptr_t>(first) % std::uintptr_t{page_bytes});
-        for (index_t at = start; at < count * stride; at += page_bytes) {
-            if (bytes < stride && at % stride >= bytes) continue; // in the rows of another head
-            for (index_t line = 0; line < 192; line += 64) __builtin_prefetch(first + at + page_lead + line);
-        }
-    }
 };
 
 /// Packed key rows of a tile, those a row sees: [count].
