@@ -3,43 +3,56 @@
 
 #include "support/catch.hpp"
 
-#include <memory>
-
 namespace {
 
+using butterfly::index_t;
 using butterfly::backend::vec::read_probe;
 
-constexpr double bytes = 2.0 * read_probe::least_bytes;
+using times = std::array<float, read_probe::patterns.size()>;
 
-/// Tells a probe of spans that take `time[i]` for distance i until it has chosen, and returns what it chose.
-butterfly::index_t choice(std::array<double, read_probe::leads.size()> const& time) {
-    auto const probe = std::make_unique<read_probe>();
-    for (int i = 0; i < 1000; ++i) {
-        read_probe::trial const t = probe->next();
-        if (t.number < 0) return t.lead;
-        REQUIRE(t.lead == read_probe::leads[static_cast<std::size_t>(t.number)]);
-        // Every seventh span meets a busy machine.
-        probe->tell(t, bytes, bytes * time[static_cast<std::size_t>(t.number)] * (i % 7 == 0 ? 5 : 1));
+/// How often each pattern is read by in `spans` spans of a context, where a span takes `time` a byte, and every
+/// `busy`th ten times as long.
+std::array<int, read_probe::patterns.size()>
+read(read_probe& probe, index_t bytes, times const& time, int spans, int busy = 9) {
+    std::array<int, read_probe::patterns.size()> count{};
+    for (int i = 0; i < spans; ++i) {
+        read_probe::trial const t = probe.next(bytes);
+        auto const pattern        = static_cast<std::size_t>(t.pattern);
+        ++count[pattern];
+        if (t.timed) probe.tell(t, time[pattern] * (i % busy == busy - 1 ? 10.0F : 1.0F));
     }
-    FAIL("never chose");
-    return -1;
+    return count;
 }
 
 } // namespace
 
-TEST_CASE("the distance that reads fastest is kept", "[backend]") {
-    REQUIRE(choice({1.0, 1.0, 1.0, 1.0}) == read_probe::leads[0]);
-    REQUIRE(choice({1.0, 0.98, 0.97, 0.99}) == read_probe::leads[0]); // as good as equal
-    REQUIRE(choice({1.0, 0.8, 1.1, 0.9}) == read_probe::leads[1]);
-    REQUIRE(choice({1.0, 0.8, 0.7, 0.9}) == read_probe::leads[2]);
-    REQUIRE(choice({1.0, 2.0, 2.0, 0.5}) == read_probe::leads[3]);
+TEST_CASE("spans are read by the pattern that is fastest", "[backend]") {
+    for (std::size_t best = 0; best < read_probe::patterns.size(); ++best) {
+        read_probe probe;
+        times time{1.0F, 1.0F, 1.0F, 1.0F};
+        time[best] = 0.6F;
+        read(probe, 1 << 22, time, 200);
+        REQUIRE(read(probe, 1 << 22, time, 1000)[best] > 900);
+    }
+    read_probe probe; // as good as equal: the first
+    REQUIRE(read(probe, 1 << 22, {1.0F, 0.99F, 1.0F, 0.98F}, 1000, 2000)[0] > 900);
 }
 
-TEST_CASE("short spans and spans that nobody told of choose nothing", "[backend]") {
-    auto const probe = std::make_unique<read_probe>();
-    for (int i = 0; i < 500; ++i) {
-        read_probe::trial const t = probe->next();
-        REQUIRE(t.number >= 0);
-        if (i % 2 == 0) probe->tell(t, read_probe::least_bytes - 1.0, 1.0);
+TEST_CASE("a pattern that has become slow is left", "[backend]") {
+    read_probe probe;
+    read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F}, 500); // in a cache
+    read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F}, 1000);
+    REQUIRE(read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F}, 1000)[0] > 900);
+}
+
+TEST_CASE("contexts of other sizes are read by other patterns", "[backend]") {
+    read_probe probe;
+    for (int i = 0; i < 100; ++i) {
+        read(probe, 1 << 20, {1.0F, 0.5F, 1.0F, 1.0F}, 10);
+        read(probe, index_t{1} << 40, {1.0F, 3.0F, 1.0F, 0.5F}, 10);
+        read(probe, 0, {1.0F, 3.0F, 0.5F, 1.0F}, 10);
     }
+    REQUIRE(read(probe, 1 << 20, {1.0F, 0.5F, 1.0F, 1.0F}, 100)[1] > 85);
+    REQUIRE(read(probe, index_t{1} << 40, {1.0F, 3.0F, 1.0F, 0.5F}, 100)[3] > 85);
+    REQUIRE(read(probe, 0, {1.0F, 3.0F, 0.5F, 1.0F}, 100)[2] > 85);
 }

@@ -1,86 +1,85 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How far ahead of a page's turn its first lines are fetched, found by trying.
+// How the stream class reads: found by trying, while it works.
 //
-// Prefetchers of a CPU stop at pages of 4 KiB and start anew with a miss; which distance hides that, and whether it is
-// worth the instructions, differs from machine to machine (docs/kernels.md has what it brought where). So the first long
-// spans that a process decodes are timed, each distance in turn; the best median is kept from then on. Fetching changes
-// no bit.
+// Rows that will be read next may be fetched, and the first lines of pages ahead of their turn, because prefetchers of
+// a CPU stop at pages of 4 KiB and start anew with a miss. From memory that is worth a factor of two; from a cache it
+// only costs (docs/kernels.md has figures), and what is in a cache nobody says: a context may be small and yet cold,
+// because other layers were read since. So each thread times spans, keeps a mean for each pattern and size of context,
+// reads by the best, and tries the others again now and then. Fetching changes no bit.
 
 #include <butterfly/core/index.hpp>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
+#include <bit>
 #include <cstdint>
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
-/// Chooses among `leads` by time. Any thread may ask and tell at any time.
+/// What is fetched while rows are worked on.
+struct read_pattern {
+    bool ahead;   // the rows that are read next
+    index_t lead; // the first lines of pages, so many bytes before their turn; 0: they are not
+};
+
+/// Chooses a pattern for each span. Of one thread.
 class read_probe {
 public:
-    /// Distances in bytes; 0: pages are not fetched.
-    static constexpr std::array<index_t, 4> leads{32768, 0, 8192, 131072};
-
-    /// Timed spans of each distance, and the bytes a span must read to be timed.
-    static constexpr std::size_t turns   = 8;
-    static constexpr index_t least_bytes = 1 << 20;
+    static constexpr std::array<read_pattern, 4> patterns{{{true, 32768}, {false, 0}, {true, 0}, {true, 131072}}};
 
     /// What to do with a span.
     struct trial {
-        index_t lead;
-        int number; // of the distance that is tried; -1: none is, the span need not be timed
+        int size;    // of the context, a power of two
+        int pattern; // of `patterns`
+        bool timed;  // tell how long it took
+
+        [[nodiscard]] read_pattern how() const noexcept { return patterns[static_cast<std::size_t>(pattern)]; }
     };
 
-    [[nodiscard]] trial next() noexcept {
-        if (int const best = best_.load(std::memory_order_relaxed); best >= 0) return {lead(best), -1};
-        auto const number = static_cast<int>(started_.fetch_add(1, std::memory_order_relaxed) % leads.size());
-        return {lead(number), number};
+    /// For a span of a context of so many bytes. The first spans of a size try each pattern `first_turns` times; then
+    /// every eighth is timed, and every sixteenth tries another pattern.
+    [[nodiscard]] trial next(index_t bytes) noexcept {
+        int const width    = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(bytes)));
+        int const size     = std::clamp(width - smallest, 0, sizes - 1);
+        state& s           = states_[static_cast<std::size_t>(size)];
+        unsigned const n   = s.turn++;
+        unsigned const all = static_cast<unsigned>(patterns.size());
+        if (n < first_turns * all) return {size, static_cast<int>(n % all), true};
+        return {size, n % 16 == 0 ? static_cast<int>(n / 16 % all) : s.best, n % 8 == 0};
     }
 
-    /// The span of a trial read `bytes` bytes in `nanoseconds`. One that was too short says nothing.
-    void tell(trial const& t, double bytes, double nanoseconds) noexcept {
-        if (t.number < 0 || bytes < double{least_bytes}) return;
-        auto const i     = static_cast<std::size_t>(t.number);
-        unsigned const n = told_[i].fetch_add(1, std::memory_order_relaxed);
-        if (n >= turns) return;
-        times_[i][n].store(static_cast<float>(nanoseconds / bytes), std::memory_order_relaxed);
-        if (all_.fetch_add(1, std::memory_order_acq_rel) == turns * leads.size() - 1) decide();
+    /// The span of a trial took so long for each of its bytes. A single one that met a busy machine moves a mean
+    /// little.
+    void tell(trial const& t, float per_byte) noexcept {
+        state& s    = states_[static_cast<std::size_t>(t.size)];
+        float& mean = s.time[static_cast<std::size_t>(t.pattern)];
+        if (mean == 0.0F) mean = per_byte;
+        mean += per_byte < mean ? (per_byte - mean) / 2 : (std::min(per_byte, 2.0F * mean) - mean) / 8;
+        float least = s.time[static_cast<std::size_t>(s.best)] * 0.97F; // what is as good stays
+        for (std::size_t i = 0; i < patterns.size(); ++i)
+            if (s.time[i] != 0.0F && s.time[i] < least) {
+                s.best = static_cast<int>(i);
+                least  = s.time[i];
+            }
     }
 
 private:
-    [[nodiscard]] static index_t lead(int i) noexcept { return leads[static_cast<std::size_t>(i)]; }
+    static constexpr int smallest = 16, sizes = 16; // from 64 KiB to 2 GiB
+    static constexpr unsigned first_turns = 4;
 
-    [[nodiscard]] float median(std::size_t i) const noexcept {
-        std::array<float, turns> times;
-        for (std::size_t t = 0; t < turns; ++t) times[t] = times_[i][t].load(std::memory_order_relaxed);
-        std::ranges::nth_element(times, times.begin() + turns / 2);
-        return times[turns / 2];
-    }
-
-    /// The best, or the first where none is better by a twentieth.
-    void decide() noexcept {
-        int best    = 0;
-        float least = median(0) * 0.95F;
-        for (std::size_t i = 1; i < leads.size(); ++i)
-            if (float const time = median(i); time < least) {
-                best  = static_cast<int>(i);
-                least = time;
-            }
-        best_.store(best, std::memory_order_relaxed);
-    }
-
-    std::array<std::array<std::atomic<float>, turns>, leads.size()> times_{};
-    std::array<std::atomic<unsigned>, leads.size()> told_{};
-    std::atomic<unsigned> started_{0};
-    std::atomic<std::size_t> all_{0};
-    std::atomic<int> best_{-1};
+    struct state {
+        std::array<float, patterns.size()> time{};
+        unsigned turn = 0;
+        int best      = 0;
+    };
+    std::array<state, static_cast<std::size_t>(sizes)> states_{};
 };
 
-/// What this process has found.
-inline read_probe reads;
+/// What this thread has found.
+inline constinit thread_local read_probe reads;
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace butterfly::backend::vec

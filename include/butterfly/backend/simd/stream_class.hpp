@@ -118,17 +118,18 @@ public:
         key_span const slots{span * span_slots, (span + 1) * span_slots};
         tile_cursor cursor;
         key_tile tile;
-        read_probe::trial const trial = try_reading(pool, pool_index, slots);
-        auto const start              = trial.number < 0 ? clock::time_point{} : clock::now();
-        index_t read                  = 0; // keys of runs
-        lead_                         = trial.lead;
+        read_probe::trial const trial =
+            reads.next(std::min(pool.slots, pool.keys.shape.tokens) * p_.kv_heads * slot_bytes(pool));
+        auto const start = trial.timed ? clock::now() : clock::time_point{};
+        index_t keys     = 0;
+        how_             = trial.how();
         while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
             visit(pool, tile, part);
-            if (tile.slots == nullptr) read += tile.count;
+            keys += tile.count;
         }
-        if (trial.number >= 0)
-            reads.tell(trial, static_cast<double>(read * slot_bytes(pool)),
-                       std::chrono::duration<double, std::nano>(clock::now() - start).count());
+        if (trial.timed && keys > 0)
+            reads.tell(trial, std::chrono::duration<float, std::nano>(clock::now() - start).count() /
+                                  static_cast<float>(keys * slot_bytes(pool)));
         simd_codec_ops const& values = ops_of(pool.values);
         if (values.settle != nullptr) values.settle(part.out, i_.rows(), stride_);
     }
@@ -168,14 +169,6 @@ private:
     /// Bytes of a key and its value.
     [[nodiscard]] index_t slot_bytes(pool_ref const& pool) const noexcept {
         return row_bytes(pool.keys, dk_) + row_bytes(pool.values, dv_);
-    }
-
-    /// How to read a span: as the probe says, which is told of long ones alone.
-    [[nodiscard]] read_probe::trial
-    try_reading(pool_ref const& pool, int pool_index, key_span const& slots) const noexcept {
-        key_span const extent = extent_of(p_, pool, pool_index, i_);
-        index_t const most    = std::min(slots.end, extent.end) - std::max(slots.first, extent.first);
-        return most * slot_bytes(pool) < read_probe::least_bytes ? read_probe::trial{0, -1} : reads.next();
     }
 
     [[nodiscard]] index_t token(int row) const noexcept { return i_.first + row / i_.heads; }
@@ -252,7 +245,7 @@ private:
         // while they are summed the keys where a run goes on.
         index_t const skip  = tile.slots == nullptr && !pool.keys.pages ? tile.count * pool.keys.slot_stride : 0;
         float* const scores = at_.scores + first_row * tile_slots;
-        rows_ahead const after{values, tile.count, row_bytes(pool.values, dv_), 0, lead_};
+        rows_ahead const after{values, how_.ahead ? tile.count : 0, row_bytes(pool.values, dv_), 0, how_.lead};
         score(pool.keys, {shown, count, dk_, after}, first_row, rows, scores);
         if (first_ones)
             for (int r = 0; r < rows; ++r)
@@ -261,7 +254,8 @@ private:
             spread(scores, rows, keys, count);
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
-        rows_ahead const next{in_tile, skip != 0 ? tile.count : 0, row_bytes(pool.keys, dk_), skip, lead_};
+        rows_ahead const next{in_tile, skip != 0 && how_.ahead ? tile.count : 0, row_bytes(pool.keys, dk_), skip,
+                              how_.lead};
         accumulate(pool.values, values, {values, keys, count, dv_, next}, first_row, rows, part);
     }
 
@@ -364,7 +358,7 @@ private:
     index_t const key_stride_;
     index_t const stride_;
     stream_scratch<Isa> at_;
-    index_t lead_                   = 0;       // of rows_ahead
+    read_pattern how_{};
     simd_codec_ops const* prepared_ = nullptr; // whose queries `packed` holds
 };
 
