@@ -129,10 +129,12 @@ float bf16_from_l2(std::int64_t turns) {
 
 std::vector<compute_unit> tile_units(cpu_features const& cpu) {
     constexpr double bf16 = 2.0 * 16 * 16 * 32, int8 = 2.0 * 16 * 16 * 64;
-    return {{"amx_bf16_registers", "GFLOP/s", cpu.amx_bf16, 4 * bf16, bf16_in_registers},
-            {"amx_bf16_l1", "GFLOP/s", cpu.amx_bf16, 16 * bf16, bf16_from_l1},
-            {"amx_bf16_l2", "GFLOP/s", cpu.amx_bf16, 16 * bf16, bf16_from_l2},
-            {"amx_int8_registers", "GOP/s", cpu.amx_int8, 4 * int8, int8_in_registers}};
+    bool const in_bf16 = cpu.amx_bf16 && butterfly::backend::cpu::tiles_permitted();
+    bool const in_int8 = cpu.amx_int8 && butterfly::backend::cpu::tiles_permitted();
+    return {{"amx_bf16_registers", "GFLOP/s", in_bf16, 4 * bf16, bf16_in_registers},
+            {"amx_bf16_l1", "GFLOP/s", in_bf16, 16 * bf16, bf16_from_l1},
+            {"amx_bf16_l2", "GFLOP/s", in_bf16, 16 * bf16, bf16_from_l2},
+            {"amx_int8_registers", "GOP/s", in_int8, 4 * int8, int8_in_registers}};
 }
 #else
 std::vector<compute_unit> tile_units(cpu_features const&) {

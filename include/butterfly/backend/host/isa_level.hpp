@@ -51,7 +51,7 @@ enum class isa_level : std::uint8_t {
     case isa_level::x86_zen4:
         return cpu::found().avx512_bf16;
     case isa_level::x86_amx:
-        return cpu::found().amx_bf16;
+        return available(bf16_unit::tile);
     }
     return false;
 }

@@ -33,7 +33,7 @@ inline constexpr int side = 16, strip = 2 * side, tile_words = side * side, dept
 }
 
 #if defined(__x86_64__)
-/// The machine's tile registers.
+/// The machine's tile registers. Each instruction in both dialects of the assembler, {AT&T|Intel}.
 struct registers {
     static void configure() noexcept {
         struct alignas(64) configuration {
@@ -49,20 +49,26 @@ struct registers {
 
     template <int Tile>
     static void zero() noexcept {
-        asm volatile("tilezero %%tmm%c0" : : "i"(Tile));
+        asm volatile("tilezero {%%|}tmm%c0" : : "i"(Tile));
     }
     template <int Tile>
     static void load(void const* from, index_t row_bytes) noexcept {
-        asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(row_bytes), "i"(Tile) : "memory");
+        asm volatile("tileloadd {(%0,%1,1), %%tmm%c2|tmm%c2, [%0+%1*1]}"
+                     :
+                     : "r"(from), "r"(row_bytes), "i"(Tile)
+                     : "memory");
     }
     template <int Tile>
     static void store(void* to, index_t row_bytes) noexcept {
-        asm volatile("tilestored %%tmm%c2, (%0,%1,1)" : : "r"(to), "r"(row_bytes), "i"(Tile) : "memory");
+        asm volatile("tilestored {%%tmm%c2, (%0,%1,1)|[%0+%1*1], tmm%c2}"
+                     :
+                     : "r"(to), "r"(row_bytes), "i"(Tile)
+                     : "memory");
     }
     /// C += A B.
     template <int C, int A, int B>
     static void multiply() noexcept {
-        asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(C), "i"(A), "i"(B));
+        asm volatile("tdpbf16ps {%%tmm%c2, %%tmm%c1, %%tmm%c0|tmm%c0, tmm%c1, tmm%c2}" : : "i"(C), "i"(A), "i"(B));
     }
 };
 #endif

@@ -27,7 +27,7 @@ enum class bf16_unit : std::uint8_t { best, fma, dot, tile, emulated };
 /// Whether this CPU has it.
 [[nodiscard]] inline bool available(bf16_unit u) noexcept {
     if (u == bf16_unit::dot) return cpu::found().avx512_bf16;
-    if (u == bf16_unit::tile) return cpu::found().amx_bf16;
+    if (u == bf16_unit::tile) return cpu::found().amx_bf16 && cpu::tiles_permitted();
     return true;
 }
 

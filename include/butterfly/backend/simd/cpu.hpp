@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What this CPU and its operating system allow, asked once: cpuid, XCR0 and, for AMX, the kernel's permission.
-// A compiler's own check is not enough: an operating system may not save the registers, and tiles must be asked for.
+// What this CPU and its operating system allow, asked once: cpuid and XCR0. A compiler's own check is not enough: an
+// operating system may not save the registers. Tiles (AMX) must be asked for besides, which changes the process (its
+// signal frames grow): nobody does before they are wanted.
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -21,7 +22,7 @@ struct features {
     bool avx512_vnni = false;
     bool avx512_bf16 = false;
     bool avx512_fp16 = false;
-    bool amx_bf16    = false; // tiles, with the kernel's permission
+    bool amx_bf16    = false; // tiles, where tiles_permitted()
     bool amx_int8    = false;
     bool amd         = false; // the vendor: what an instruction costs differs
 };
@@ -35,16 +36,6 @@ namespace detail {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     static_cast<void>(high); // the states asked for are all in the lower half
     return low;
-}
-
-/// Asks Linux for the tile registers of this process; true where it may use them.
-[[nodiscard]] inline bool may_use_tiles() noexcept {
-#if defined(__linux__)
-    constexpr long request_permission = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-#else
-    return false;
-#endif
 }
 #endif
 
@@ -65,7 +56,7 @@ namespace detail {
     f.avx512              = masks && f.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 28) && bit(b, 30) && bit(b, 31);
     f.avx512_vnni         = f.avx512 && bit(c, 11);
     f.avx512_fp16         = f.avx512 && bit(d, 23);
-    bool const amx        = f.avx512 && tiles && bit(d, 24) && may_use_tiles(); // AMX-TILE
+    bool const amx        = f.avx512 && tiles && bit(d, 24); // AMX-TILE
     f.amx_bf16            = amx && bit(d, 22);
     f.amx_int8            = amx && bit(d, 25);
     unsigned const leaves = a;
@@ -80,6 +71,19 @@ namespace detail {
 [[nodiscard]] inline features const& found() noexcept {
     static features const known = detail::ask();
     return known;
+}
+
+/// Whether this process may use the tile registers of amx_bf16 and amx_int8. The first call asks Linux for them.
+[[nodiscard]] inline bool tiles_permitted() noexcept {
+    static bool const permitted = [] {
+#if defined(__x86_64__) && defined(__linux__)
+        constexpr long request_permission = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+        return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+        return false;
+#endif
+    }();
+    return permitted;
 }
 
 } // namespace butterfly::backend::cpu

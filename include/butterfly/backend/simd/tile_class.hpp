@@ -10,9 +10,9 @@
 // packed tiles in L2. A strip skips the tiles that none of its rows sees and masks only those that not all of them see;
 // a key that a row does not see adds exact zeros to it, so a row's result does not depend on the rows beside it.
 //
-// The softmax runs in base 2: weight = 2^(c s - base) with c = scale * log2(e), one FMA before the power. A row is
-// rescaled only once its maximum has grown by `slack` binary digits, so weights reach 2^slack and most tiles rescale
-// nothing.
+// The softmax runs in base 2: weight = 2^(c (s - base)) with c = scale * log2(e). A row is rescaled only once its
+// maximum has grown by `slack` binary digits, so weights reach 2^slack and most tiles rescale nothing. The price: sums of
+// values may overflow from 2^(128 - slack) / keys on.
 
 #include <butterfly/backend/simd/item.hpp>
 #include <butterfly/backend/simd/tile_scratch.hpp>
@@ -36,7 +36,6 @@ public:
 
     void run() noexcept {
         start();
-        if (unit_.start != nullptr) unit_.start();
         for (int k = 0; k < p_.pool_count; ++k) {
             pool_ref const& pool = p_.pools[k];
             row_tile const rows  = rows_of(p_, pool, i_, true);
@@ -45,7 +44,6 @@ public:
             while (pool.visibility.next(pool.visibility.state, p_, k, rows, {0, no_alignment}, cursor, tile))
                 visit(pool, tile);
         }
-        if (unit_.stop != nullptr) unit_.stop();
         finish();
     }
 
@@ -140,6 +138,7 @@ private:
         std::uint64_t const broken = some ? broken_keys(values_packed, rows, first, end) : 0;
         if (broken != 0) values_packed = pack_without(broken, pool.values, rows, first, end);
 
+        if (unit_.start != nullptr) unit_.start(); // here, since visibilities are not the library's code
         for (int s = 0; s < strips(); ++s) {
             strip_keys keys = keys_of(tile, weightless, s);
             fetch_next(pool, tile, key_rows, rows, s);
@@ -161,6 +160,7 @@ private:
                              rows_in(s), factor, out(s));
             if (broken != 0) add_broken(broken, pool.values, rows, tile, weightless, s, keys);
         }
+        if (unit_.stop != nullptr) unit_.stop();
     }
 
     [[nodiscard]] std::uint32_t* weights() const noexcept { return reinterpret_cast<std::uint32_t*>(at_.scores); }
