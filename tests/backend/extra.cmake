@@ -4,6 +4,9 @@ target_compile_options(backend_tests PRIVATE $<$<CONFIG:Debug>:-O1>)
 butterfly_add_kernels(backend_tests)
 
 # Objects for several CPUs share nothing with each other or with the program, optimised or not.
+if(BUTTERFLY_TEST_FOLDERS)
+  return() # a part of the suite, under flags that change nothing here
+endif()
 butterfly_kernel_isas(isas)
 foreach(isa IN LISTS isas)
   set(unoptimised butterfly_unoptimised_kernels_${isa})

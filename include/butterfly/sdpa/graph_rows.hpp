@@ -32,26 +32,35 @@ struct graph_rows {
         return r.together ? next_together(p, pool, r, cursor, tile) : next_apart(p, pool, r, cursor, tile);
     }
 
-    /// Whether the rows of the block list few enough different nodes to be walked together: a product of a row and a
-    /// key is three to four times as dear to kernels that go row by row (twice that, where no heads share the row), and
-    /// walked together all keys of the block are multiplied by all its rows. Asks a quarter of them, at triangular
-    /// numbers: no stride goes along with these.
+    /// Whether the rows of the block list few enough different nodes, near enough to each other, to be walked together.
+    /// Asks a quarter of the rows, at triangular numbers: no stride goes along with these. Costs are nanoseconds of one
+    /// core of Zen 5, of which only ratios matter: a product of a row and a key by tiles, an edge row by row, an entry
+    /// of a list that is looked at. Pads do not count, since they must not change a bit.
     [[nodiscard]] bool shares(problem const& p, index_t pool, row_tile const& r) const noexcept {
         constexpr index_t width = 32768; // nodes that are looked at at once
         constexpr int asked     = mark_rows / 4;
         std::array<std::uint64_t, width / 64> listed;
         block b       = block_of(p, pool, r);
-        index_t edges = 0, keys = 0;
+        index_t edges = 0, keys = 0, scans = 1, rows = 0;
         if (b.causal) b.slots = no_alignment; // the answer must not change as a sequence grows
         for (index_t first = 0; first < std::min(b.last_end(), graph.nodes()); first += width) {
             listed.fill(0);
+            rows = 0;
             for (int i = 0; i < asked; ++i)
-                if (int const row = i * (i + 1) / 2 % mark_rows; row < b.rows)
+                if (int const row = i * (i + 1) / 2 % mark_rows; row < b.rows) {
                     edges += collect(b.list(*this, row), first, std::min(b.end(row), first + width), listed.data());
-            for (std::uint64_t const word : listed) keys += std::popcount(word);
+                    ++rows;
+                }
+            for (std::size_t w = 0; w < listed.size(); w += mark_words) {
+                index_t const before = keys;
+                for (std::size_t i = w; i < w + mark_words; ++i) keys += std::popcount(listed[i]);
+                scans += keys != before ? 1 : 0;
+            }
         }
-        bool const alone = graph.heads() > p.kv_heads || p.group() == 1;
-        return edges * 20 >= keys * asked * (alone ? 5 : 8);
+        auto const of         = [](index_t n) { return static_cast<double>(n); };
+        double const channels = of(p.q.shape.head_dim * (graph.heads() > p.kv_heads ? 1 : p.group()));
+        double const together = of(keys * rows) * 0.022 * channels + 2.0 * of(scans * edges);
+        return together <= of(edges) * (15.0 + 0.05 * channels);
     }
 
     [[nodiscard]] key_span extent(problem const&, index_t, row_tile const&) const noexcept { return {0, 1}; }
@@ -152,7 +161,8 @@ private:
         problem const& p, index_t pool, row_tile const& r, tile_cursor& cursor, key_tile& tile) const noexcept {
         bool const biased = is_biased(p);
         block const b     = block_of(p, pool, r);
-        for (; cursor.pass < (biased ? edge_codes : 1); ++cursor.pass, cursor.next = cursor.marked_end = 0)
+        for (; cursor.pass < (biased ? edge_codes : 1);
+             ++cursor.pass, cursor.next = cursor.marked_end = cursor.marked_next = 0)
             while (cursor.next < cursor.marked_end || mark(b, biased ? cursor.pass : -1, cursor))
                 if (take(p, b, r, cursor, tile)) {
                     if (biased) {
@@ -164,32 +174,31 @@ private:
         return false;
     }
 
-    /// Marks which rows list which of the next nodes, from the first one that is listed; false where none is. A `type`
-    /// of -1 is every type; an edge of an unknown one goes with the pads, which no bias has.
+    /// Marks which rows list which of the next 64 * mark_words nodes, and finds the first one after them that is
+    /// listed; false where there are no more. A `type` of -1 is every type; an edge of an unknown one goes with the
+    /// pads, which no bias has.
     bool mark(block const& b, int type, tile_cursor& c) const noexcept {
-        auto const each = [&](auto const& f) {
-            for (int i = 0; i < b.rows; ++i) {
-                std::int32_t const* const list  = b.list(*this, i);
-                std::uint8_t const* const types = graph.edge_type + b.row + i * graph.degree();
-                index_t const end               = b.end(i);
-                for (index_t d = 0; d < graph.degree(); ++d)
-                    if (list[d] >= c.next && list[d] < end &&
-                        (type < 0 || (types[d] < edge_codes ? types[d] : 0) == type))
-                        f(i, index_t{list[d]});
-            }
-        };
-        index_t first = no_alignment;
-        each([&](int, index_t j) { first = std::min(first, j); });
-        if (first == no_alignment) return false;
+        if (c.marked_next == no_alignment) return false;
+        index_t const first = c.marked_next;
         c.next = c.marked = first;
         c.marked_end      = first + 64 * mark_words;
-        for (auto& row : c.marks) std::fill_n(row, mark_words, 0);
-        each([&](int i, index_t j) {
-            if (j < c.marked_end) c.marks[i][(j - first) / 64] |= std::uint64_t{1} << (j - first) % 64;
-        });
+        c.marked_next     = no_alignment;
         std::fill_n(c.any, mark_words, 0);
-        for (int i = 0; i < b.rows; ++i)
+        for (int i = 0; i < b.rows; ++i) {
+            std::fill_n(c.marks[i], mark_words, 0);
+            std::int32_t const* const list  = b.list(*this, i);
+            std::uint8_t const* const types = graph.edge_type + b.row + i * graph.degree();
+            index_t const end               = b.end(i);
+            for (index_t d = 0; d < graph.degree(); ++d) {
+                index_t const j = list[d];
+                if (j < first || j >= end || (type >= 0 && (types[d] < edge_codes ? types[d] : 0) != type)) continue;
+                if (j < c.marked_end)
+                    c.marks[i][(j - first) / 64] |= std::uint64_t{1} << (j - first) % 64;
+                else
+                    c.marked_next = std::min(c.marked_next, j);
+            }
             for (int w = 0; w < mark_words; ++w) c.any[w] |= c.marks[i][w];
+        }
         return true;
     }
 

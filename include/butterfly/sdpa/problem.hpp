@@ -92,6 +92,7 @@ struct tile_cursor {
     bool list_done = false;                     // the row has no more nodes
     int pass       = 0;                         // of a walk that goes over the slots more than once
     index_t marked = 0, marked_end = 0;         // slots that there are marks of
+    index_t marked_next = 0;                    // the first of the next ones
     std::uint64_t marks[mark_rows][mark_words]; // which rows see which of them
     std::uint64_t any[mark_words];              // which of them some row sees
 };

@@ -11,8 +11,8 @@
 // a key that a row does not see adds exact zeros to it, so a row's result does not depend on the rows beside it.
 //
 // The softmax runs in base 2: weight = 2^(c (s - base)) with c = scale * log2(e). A row is rescaled only once its
-// maximum has grown by `slack` binary digits, so weights reach 2^slack and most tiles rescale nothing. The price: sums of
-// values may overflow from 2^(128 - slack) / keys on.
+// maximum has grown by `slack` binary digits, so weights reach 2^slack and most tiles rescale nothing. The price: sums
+// of values may overflow from 2^(128 - slack) / keys on.
 
 #include <butterfly/backend/simd/item.hpp>
 #include <butterfly/backend/simd/tile_scratch.hpp>
@@ -131,11 +131,9 @@ private:
         gather_rows(pool.values, i_.kv_head, tile, rows);
         operand values_packed = pack_values(pool.values, tile, rows, first, end);
         bool const runs       = tile.bits == nullptr || find_runs(tile);
-        bool const some       = tile.bits != nullptr || masked_ || weightless != 0; // not all rows see all keys
         // A value that is not finite must not reach rows that do not see it, as 0 * inf: the unit is given zeros for
-        // it, and it is added to the rows that do. What the others get is then the same to the bit whoever shares their
-        // item.
-        std::uint64_t const broken = some ? broken_keys(values_packed, rows, first, end) : 0;
+        // it, and it is added to the rows that do, always, so that no bit depends on who shares an item.
+        std::uint64_t const broken = broken_keys(values_packed, rows, first, end);
         if (broken != 0) values_packed = pack_without(broken, pool.values, rows, first, end);
 
         if (unit_.start != nullptr) unit_.start(); // here, since visibilities are not the library's code
@@ -154,7 +152,7 @@ private:
             // Where every weight is 0 there is nothing to add, but what is not finite: 0 * inf is NaN for who sees it.
             bool rescale   = false;
             bool const any = unit_.pairs == 1 ? soften<1>(s, keys, rescale) : soften<2>(s, keys, rescale);
-            if (!any && broken == 0 && (some || broken_keys(values_packed, rows, first, end) == 0)) continue;
+            if (!any && broken == 0) continue;
             float const* const factor = rescale ? at_.factor : nullptr;
             unit_.accumulate(values_packed.words, values_packed.stride, keys.first, keys.end, dv_, weights(),
                              rows_in(s), factor, out(s));
