@@ -35,8 +35,11 @@ template <bf::element KV>
 void check_levels(std::uint64_t seed) {
     if (test::short_sweep()) return; // they are the kernels of simd<>, whose laws are asked either way
     for (bf::backend::host const& policy : policies()) {
-        bf::testing::sweep const few{
-            .seed = seed, .brief = true, .rounds = policy.bf16() != bf16_unit::fma, .stream_rows = 16};
+        bf::testing::sweep const few{.seed          = seed,
+                                     .brief         = true,
+                                     .rounds        = policy.bf16() != bf16_unit::fma,
+                                     .stream_rows   = 16,
+                                     .stream_tokens = 8};
         DYNAMIC_SECTION(policy.name()) {
             test::check_laws<KV>(policy, few);
         }

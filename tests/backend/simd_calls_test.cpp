@@ -453,7 +453,22 @@ TEST_CASE("one token of many heads on one kv head is of the stream class", "[bac
         CAPTURE(heads);
         REQUIRE(bf::backend::vec::cut_problem<bf::isa::current>(p).stream);
     }
-    REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 17, 2, 4998)).stream);
+    REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 33, 2, 4998)).stream);
+}
+
+TEST_CASE("a few tokens of speculation share a pass over the keys, which is split", "[backend]") {
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    bf::pool_ref const pool          = dense_pool(sees, 131072);
+    for (bf::index_t const group : {1, 4, 8})
+        for (bf::index_t const tokens : {2, 3, 5, 8}) {
+            bf::problem const p = dense_problem(pool, group, tokens, 131072 - tokens);
+            auto const c        = bf::backend::vec::cut_problem<bf::isa::current>(p);
+            CAPTURE(group, tokens);
+            REQUIRE(c.items() == 1); // of one kv head
+            REQUIRE(bf::backend::vec::may_split(p, c, 16));
+            REQUIRE(bf::backend::vec::load_of(p, c).widest == 32);
+        }
+    REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 4, 9, 131063)).stream);
 }
 
 TEST_CASE("aligned cuts hold every token once and no empty item", "[backend]") {

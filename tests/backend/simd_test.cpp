@@ -12,8 +12,9 @@ namespace {
 /// Every law with keys and values in KV. Calls of at most sixteen rows are the stream class.
 template <bf::element KV = float>
 void check(bf::testing::sweep sweep, bf::backend::bf16_unit unit = bf::backend::bf16_unit::best) {
-    sweep.stream_rows = 16;
-    sweep.rounds      = bf::backend::resolve(unit) != bf::backend::bf16_unit::fma;
+    sweep.stream_rows   = 16;
+    sweep.stream_tokens = 8;
+    sweep.rounds        = bf::backend::resolve(unit) != bf::backend::bf16_unit::fma;
     test::check_laws<KV>(bf::backend::simd<>{.bf16 = unit}, sweep);
 }
 

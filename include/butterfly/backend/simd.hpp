@@ -49,8 +49,9 @@ template <class Isa>
     for (problem const& p : problems) {
         index_t const dk = p.q.shape.head_dim;
         index_t const dv = p.out.shape.head_dim;
-        most             = std::max(most, stream_scratch<Isa>::bytes(dk, dv)); // rows of a tile may go one by one
-        if (cut_problem<Isa>(p).stream) continue;
+        cut const c      = cut_problem<Isa>(p);
+        most             = std::max(most, stream_scratch<Isa>::bytes(c.streamed(), dk, dv));
+        if (c.stream) continue;
         most = std::max(most, tile_scratch::bytes(unit_of<Isa>(p), dk, dv, static_cast<bool>(p.options.mask.data)));
     }
     return most;
@@ -64,8 +65,12 @@ template <class Isa>
     text += std::to_string(c.tokens) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
     if (c.stream) return text + "keys and values read in place in spans of " + std::to_string(span_slots) + " slots";
     tile_unit const& unit = unit_of<Isa>(p);
-    return text + unit.name + ", strips of " + std::to_string(unit.strip) + " rows x " + std::to_string(tile_slots) +
-           " keys";
+    text +=
+        unit.name + (", strips of " + std::to_string(unit.strip)) + " rows x " + std::to_string(tile_slots) + " keys";
+    for (int k = 0; k < p.pool_count; ++k)
+        if (p.pools[k].visibility.shares != nullptr)
+            return text + ", rows with few keys in common one by one in the stream class";
+    return text;
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

@@ -39,8 +39,9 @@ public:
         [[nodiscard]] read_pattern how() const noexcept { return patterns[static_cast<std::size_t>(pattern)]; }
     };
 
-    /// For a span of a context of so many bytes. The first spans of a size try each pattern `first_turns` times; then
-    /// every eighth is timed, and every sixteenth tries another pattern.
+    /// For a span of a call that reads so many bytes. The first spans of a size try each pattern `first_turns` times;
+    /// then one of eight is timed, and one of sixteen tries another pattern, at irregular distances, so that no layer
+    /// of a model is always the one.
     [[nodiscard]] trial next(index_t bytes) noexcept {
         int const width    = static_cast<int>(std::bit_width(static_cast<std::uint64_t>(bytes)));
         int const size     = std::clamp(width - smallest, 0, sizes - 1);
@@ -48,7 +49,9 @@ public:
         unsigned const n   = s.turn++;
         unsigned const all = static_cast<unsigned>(patterns.size());
         if (n < first_turns * all) return {size, static_cast<int>(n % all), true};
-        return {size, n % 16 == 0 ? static_cast<int>(n / 16 % all) : s.best, n % 8 == 0};
+        std::uint32_t const draw = static_cast<std::uint32_t>(n) * 0x9e3779b1U; // Fibonacci hashing
+        bool const other         = draw >> 28 == 0;
+        return {size, other ? static_cast<int>((draw >> 16) % all) : s.best, draw >> 28 < 2};
     }
 
     /// The span of a trial took so long for each of its bytes. A single one that met a busy machine moves a mean

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The stream class: attention of few query rows (decode), bound by the bytes of K and V. Every key and value row is
-// read once, in place, for all query heads of its group.
+// The stream class: attention of few query rows (decode, speculation), bound by the bytes of K and V. Every key and
+// value row is read once, in place, for all query heads of its group.
 //
 //   for each pool, for each span of span_slots slots, for each key tile the pool shows in it:
 //       S = Q K^T;  logits;  online softmax;  O += S V
@@ -23,19 +23,19 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 
 /// Softmax states and unnormalised outputs of the rows of an item.
 struct stream_part {
-    float* max; // [stream_rows]
-    float* sum; // [stream_rows]
-    float* out; // [stream_rows][stride]
+    float* max; // [rows]
+    float* sum; // [rows]
+    float* out; // [rows][stride]
 
-    [[nodiscard]] static index_t bytes(index_t stride) noexcept {
-        return 2 * host::scratch_bytes<float>(stream_rows) + host::scratch_bytes<float>(stream_rows * stride);
+    [[nodiscard]] static index_t bytes(int rows, index_t stride) noexcept {
+        return 2 * host::scratch_bytes<float>(rows) + host::scratch_bytes<float>(rows * stride);
     }
 
-    stream_part(index_t stride, std::byte* memory) noexcept {
+    stream_part(int rows, index_t stride, std::byte* memory) noexcept {
         host::carver c(memory);
-        max = c.take<float>(stream_rows);
-        sum = c.take<float>(stream_rows);
-        out = c.take<float>(stream_rows * stride);
+        max = c.take<float>(rows);
+        sum = c.take<float>(rows);
+        out = c.take<float>(rows * stride);
     }
 
     void clear(int rows, index_t stride) const noexcept {
@@ -48,31 +48,30 @@ struct stream_part {
 /// One thread's memory of the stream class.
 template <class Isa>
 struct stream_scratch {
-    float* queries;    // [stream_rows][key stride], zero-padded
-    std::byte* packed; // [stream_rows][4 * key stride]: the same as a codec wants them
-    float* scores;     // [stream_rows][tile_slots]
+    float* queries;    // [rows][key stride], zero-padded
+    std::byte* packed; // [rows][4 * key stride]: the same as a codec wants them
+    float* scores;     // [rows][tile_slots]
     float* decoded;    // [tile_slots][wider stride]: rows of codecs that cannot be read in place
     stream_part total;
     stream_part part;
 
     [[nodiscard]] static constexpr index_t padded(index_t n) noexcept { return detail::round_up(n, query_padding); }
 
-    [[nodiscard]] static index_t bytes(index_t dk, index_t dv) noexcept {
-        return 2 * host::scratch_bytes<float>(stream_rows * padded(dk)) +
-               host::scratch_bytes<float>(stream_rows * tile_slots) +
+    [[nodiscard]] static index_t bytes(int rows, index_t dk, index_t dv) noexcept {
+        return 2 * host::scratch_bytes<float>(rows * padded(dk)) + host::scratch_bytes<float>(rows * tile_slots) +
                host::scratch_bytes<float>(tile_slots * std::max(padded(dk), padded(dv))) +
-               2 * stream_part::bytes(padded(dv));
+               2 * stream_part::bytes(rows, padded(dv));
     }
 
-    stream_scratch(index_t dk, index_t dv, std::byte* memory) noexcept
-        : total(padded(dv), memory), part(padded(dv), memory) {
+    stream_scratch(int rows, index_t dk, index_t dv, std::byte* memory) noexcept
+        : total(rows, padded(dv), memory), part(rows, padded(dv), memory) {
         host::carver c(memory);
-        queries = c.take<float>(stream_rows * padded(dk));
-        packed  = c.take<std::byte>(4 * stream_rows * padded(dk));
-        scores  = c.take<float>(stream_rows * tile_slots);
+        queries = c.take<float>(rows * padded(dk));
+        packed  = c.take<std::byte>(4 * rows * padded(dk));
+        scores  = c.take<float>(rows * tile_slots);
         decoded = c.take<float>(tile_slots * std::max(padded(dk), padded(dv)));
-        total   = stream_part(padded(dv), c.take<std::byte>(stream_part::bytes(padded(dv))));
-        part    = stream_part(padded(dv), c.take<std::byte>(stream_part::bytes(padded(dv))));
+        total   = stream_part(rows, padded(dv), c.take<std::byte>(stream_part::bytes(rows, padded(dv))));
+        part    = stream_part(rows, padded(dv), c.take<std::byte>(stream_part::bytes(rows, padded(dv))));
     }
 };
 
@@ -83,7 +82,7 @@ public:
     stream_attention(problem const& p, item const& i, std::byte* memory) noexcept
         : p_(p), i_(i), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
           key_stride_(stream_scratch<Isa>::padded(dk_)), stride_(stream_scratch<Isa>::padded(dv_)),
-          at_(dk_, dv_, memory) {
+          at_(i.rows(), dk_, dv_, memory) {
         for (int r = 0; r < i_.rows(); ++r) {
             float* const row = at_.queries + r * key_stride_;
             host::load_row(p_.q, head(r), token(r), row);
@@ -118,18 +117,17 @@ public:
         key_span const slots{span * span_slots, (span + 1) * span_slots};
         tile_cursor cursor;
         key_tile tile;
-        read_probe::trial const trial =
-            reads.next(std::min(pool.slots, pool.keys.shape.tokens) * p_.kv_heads * slot_bytes(pool));
-        auto const start = trial.timed ? clock::now() : clock::time_point{};
-        index_t keys     = 0;
-        how_             = trial.how();
+        key_span const seen           = extent_of(p_, pool, pool_index, i_);
+        read_probe::trial const trial = reads.next((seen.end - seen.first) * p_.kv_heads * slot_bytes(pool));
+        auto const start              = trial.timed ? clock::now() : clock::time_point{};
+        index_t keys                  = 0;
+        how_                          = trial.how();
         while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
             visit(pool, tile, part);
             keys += tile.count;
         }
-        if (trial.timed && keys > 0)
-            reads.tell(trial, std::chrono::duration<float, std::nano>(clock::now() - start).count() /
-                                  static_cast<float>(keys * slot_bytes(pool)));
+        if (auto const bytes = static_cast<float>(keys * slot_bytes(pool)); trial.timed && bytes > 0.0F)
+            reads.tell(trial, std::chrono::duration<float, std::nano>(clock::now() - start).count() / bytes);
         simd_codec_ops const& values = ops_of(pool.values);
         if (values.settle != nullptr) values.settle(part.out, i_.rows(), stride_);
     }

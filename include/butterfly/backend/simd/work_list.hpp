@@ -55,8 +55,8 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 
 /// Bytes of one partial result.
 template <class Isa>
-[[nodiscard]] index_t part_bytes(problem const& p) noexcept {
-    return stream_part::bytes(stream_scratch<Isa>::padded(p.out.shape.head_dim));
+[[nodiscard]] index_t part_bytes(problem const& p, cut const& c) noexcept {
+    return stream_part::bytes(c.streamed(), stream_scratch<Isa>::padded(p.out.shape.head_dim));
 }
 
 /// Bytes for the partial results of a call: room for any one problem, and for several of them up to 16 MiB.
@@ -67,7 +67,7 @@ template <class Isa>
     for (problem const& p : problems) {
         cut const c = cut_problem<Isa>(p);
         if (!may_split(p, c, threads)) continue;
-        index_t const bytes = most_items(p, c) * most_spans(p) * part_bytes<Isa>(p);
+        index_t const bytes = most_items(p, c) * most_spans(p) * part_bytes<Isa>(p, c);
         most                = std::max(most, bytes);
         all                 = std::min(all + std::min(bytes, several), several);
     }
@@ -119,7 +119,7 @@ public:
     /// Adds a problem, split where `widest` is the number of spans of its widest item, whole where it is 0. Deals what
     /// is there before where there is no room.
     void add(problem const& p, cut const& c, index_t widest) noexcept {
-        index_t const bytes = c.items() * widest * part_bytes<Isa>(p);
+        index_t const bytes = c.items() * widest * part_bytes<Isa>(p, c);
         if (count_ == entries_.size() || used_ + bytes > room_) run();
         work_ += c.items() * std::max<index_t>(widest, 1);
         folds_ += widest > 0 ? c.items() : 0;
@@ -170,8 +170,8 @@ private:
     }
 
     [[nodiscard]] static stream_part part(entry const& e, index_t index, index_t span) noexcept {
-        return {stream_scratch<Isa>::padded(e.p->out.shape.head_dim),
-                e.parts + (index * e.widest + span) * part_bytes<Isa>(*e.p)};
+        return {e.c.streamed(), stream_scratch<Isa>::padded(e.p->out.shape.head_dim),
+                e.parts + (index * e.widest + span) * part_bytes<Isa>(*e.p, e.c)};
     }
 
     static void run_item(entry const& e, index_t index, std::byte* scratch) noexcept {

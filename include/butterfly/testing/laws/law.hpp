@@ -22,6 +22,7 @@ struct sweep {
     bool widens         = true;  // two-byte storage is widened exactly and multiplied in f32
     bool rounds         = false; // but beside keys and values in bf16, queries and weights are rounded to bf16
     index_t stream_rows = 0; // calls of at most this many rows (tokens x group) are a kernel class of their own; 0: no
+    index_t stream_tokens = 0; // calls of at most this many tokens are of that class too, up to four times the rows
 };
 
 /// What a law found. `text` describes the first case that failed.
