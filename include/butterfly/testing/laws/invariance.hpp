@@ -183,7 +183,9 @@ template <class Policy, element KV = float>
         detail::expect_chunk_invariance(r, policy, s, p, "window", visible::exact_window(37));
         detail::expect_chunk_invariance(r, policy, s, p, "aligned window", visible::exact_window(30, 16));
         detail::expect_chunk_invariance(r, policy, s, p, "routed", routed);
+        graph const near = detail::near_graph(2, tokens, 40);
         detail::expect_chunk_invariance(r, policy, s, p, "graph", visible::graph_rows{g.view()});
+        detail::expect_chunk_invariance(r, policy, s, p, "graph of neighbours", visible::graph_rows{near.view()});
     }
     return r;
 }

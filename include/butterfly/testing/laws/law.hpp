@@ -167,6 +167,18 @@ template <class O>
     return g;
 }
 
+/// Rows that share most of their nodes: the `degree` latest ones, the latest first, and pads before them.
+[[nodiscard]] inline graph near_graph(index_t heads, index_t nodes, index_t degree) {
+    graph g({.heads = heads, .nodes = nodes, .degree = degree + 1});
+    for (index_t row = 0; row < heads * nodes; ++row)
+        for (index_t i = 0; i < degree && i <= row % nodes; ++i) {
+            auto const at     = static_cast<std::size_t>(row * (degree + 1) + i + 1);
+            g.neigh_idx()[at] = static_cast<std::int32_t>(row % nodes - i);
+            g.edge_type()[at] = static_cast<std::uint8_t>(1 + i % 4);
+        }
+    return g;
+}
+
 /// A rule with rows of their own per head: the node itself, the one before, and two that only this rule would name.
 struct scattered_rule {
     template <class Sink>
