@@ -366,27 +366,22 @@ private:
     [[nodiscard]] std::uint64_t
     broken_keys(operand const& packed, std::byte const* const* rows, int first, int end) const noexcept {
         std::uint64_t broken = 0;
-        for (int j = first; j < end; ++j)
-            if (!(unit_.pairs == 1 ? finite_words(packed.words + j * packed.stride) : finite_bf16(rows[j])))
-                broken |= std::uint64_t{1} << j;
+        for (int j = first; j < end; ++j) {
+            auto const* const words = reinterpret_cast<float const*>(packed.words + j * packed.stride);
+            bool const finite =
+                unit_.pairs == 1 ? is_finite(words) : is_finite(reinterpret_cast<bfloat16 const*>(rows[j]));
+            if (!finite) broken |= std::uint64_t{1} << j;
+        }
         return broken;
     }
 
-    [[nodiscard]] bool finite_words(std::uint32_t const* words) const noexcept {
+    template <class T>
+    [[nodiscard]] bool is_finite(T const* row) const noexcept {
         vector check(0.0F); // x * 0 is NaN where x is not finite
-        auto const* const row = reinterpret_cast<float const*>(words);
-        for (index_t d = 0; d < dv_; d += lanes<Isa>) check = fma(load_as<Isa>(row + d), vector(0.0F), check);
+        index_t d = 0;
+        for (; d + lanes<Isa> <= dv_; d += lanes<Isa>) check = fma(load_as<Isa>(row + d), vector(0.0F), check);
+        if (d < dv_) check = fma(load_part<Isa>(row + d, dv_ - d), vector(0.0F), check);
         return xsimd::all(check == vector(0.0F));
-    }
-
-    [[nodiscard]] bool finite_bf16(std::byte const* row) const noexcept {
-        bool finite = true;
-        for (index_t d = 0; d < dv_; ++d) {
-            std::uint16_t bits = 0;
-            std::memcpy(&bits, row + d * 2, sizeof bits);
-            finite &= (bits & 0x7f80U) != 0x7f80U;
-        }
-        return finite;
     }
 
     /// Values with zeros in the place of broken rows.
