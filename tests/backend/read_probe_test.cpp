@@ -45,6 +45,13 @@ TEST_CASE("a pattern that has become slow is left", "[backend]") {
     REQUIRE(read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F}, 1000)[0] > 900);
 }
 
+TEST_CASE("a pattern that has become fast is found", "[backend]") {
+    read_probe probe;
+    read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F}, 500);
+    read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F}, 1000); // it is in a cache now
+    REQUIRE(read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F}, 1000)[1] > 900);
+}
+
 TEST_CASE("contexts of other sizes are read by other patterns", "[backend]") {
     read_probe probe;
     for (int i = 0; i < 100; ++i) {
