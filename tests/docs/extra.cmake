@@ -10,7 +10,7 @@ if(BUTTERFLY_PYTHON)
 endif()
 
 # Each snippet is a program.
-if(NOT BUTTERFLY_TEST_FOLDERS)
+if(BUTTERFLY_TEST_SNIPPETS AND NOT BUTTERFLY_TEST_FOLDERS)
   file(GLOB docs_programs RELATIVE "${CMAKE_CURRENT_LIST_DIR}" CONFIGURE_DEPENDS "${CMAKE_CURRENT_LIST_DIR}/*.cpp")
   foreach(source IN LISTS docs_programs)
     get_filename_component(name "${source}" NAME_WE)

@@ -85,8 +85,11 @@ private:
         std::fill_n(at_.position, padded, 0.0F);
         if (unit_.pack_values == nullptr) std::memset(at_.values, 0, static_cast<std::size_t>(operand_words(dv_)) * 4);
         for (int s = 0; s < strips(); ++s)
-            for (int r = 0; r < rows_in(s); r += tile_scratch::rows_at_once)
-                load_queries(s, r, std::min(tile_scratch::rows_at_once, rows_in(s) - r));
+            for (int r = 0; r < rows_in(s); r += tile_scratch::rows_at_once) {
+                int const count = std::min(tile_scratch::rows_at_once, rows_in(s) - r);
+                fetch_rows(p_.q, s * strip() + r + count);
+                load_queries(s, r, count);
+            }
 
         auto const* const slopes = host_pointer<float const>(p_.options.alibi_slopes);
         if (slopes == nullptr) return;
@@ -223,6 +226,17 @@ private:
         for (int j = tile.count * s / strips(); j < tile.count * (s + 1) / strips(); ++j) {
             for (index_t b = 0; b < key_bytes; b += 64) __builtin_prefetch(keys[j] + tile.count * key_stride + b);
             for (index_t b = 0; b < value_bytes; b += 64) __builtin_prefetch(values[j] + tile.count * value_stride + b);
+        }
+    }
+
+    /// Fetches rows of a tensor that are read or written next, from the item's row `first` on: where rows have few
+    /// keys, waiting for q and out was a quarter of the time.
+    [[gnu::always_inline]] void fetch_rows(tensor_ref const& t, int first) const noexcept {
+        index_t const size = size_of(t.type), bytes = t.shape.head_dim * size;
+        for (int r = first; r < std::min(first + tile_scratch::rows_at_once, i_.rows()); ++r) {
+            auto const* const row = host_pointer<std::byte const>(t.memory) +
+                                    (head(r) * t.strides.head + token(r) * t.strides.token) * size;
+            for (index_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b);
         }
     }
 
@@ -438,6 +452,7 @@ private:
         for (int s = 0; s < strips(); ++s)
             for (int first = 0; first < rows_in(s); first += tile_scratch::rows_at_once) {
                 int const count = std::min(tile_scratch::rows_at_once, rows_in(s) - first);
+                fetch_rows(p_.out, s * strip() + first + count);
                 transpose(out(s) + first, strip(), dv_, count, at_.rows, dv_);
                 for (int i = 0; i < count; ++i) {
                     int const r = s * strip() + first + i;
