@@ -7,8 +7,9 @@ build_packages=(cmake ninja-build g++ libxsimd-dev libeigen3-dev nlohmann-json3-
                 libbenchmark-dev)
 test_packages=("${build_packages[@]}" catch2 python3 python3-numpy)
 bench_packages=("${build_packages[@]}" libopenblas-dev python3 python3-numpy python3-matplotlib)
-# For the peers of bench/peers/run, which does without those that cannot be had.
-peers_packages=("${bench_packages[@]}" libdnnl-dev python3-venv python3-dev)
+peers_packages=("${build_packages[@]}" python3 python3-numpy)
+# bench/peers/run does without those that cannot be had.
+peers_optional_packages=(libopenblas-dev libdnnl-dev python3-venv python3-dev python3-matplotlib)
 ci_packages=("${bench_packages[@]}" libdnnl-dev catch2 clang-14 clang-format-14 libclang-rt-14-dev qemu-user
              g++-aarch64-linux-gnu git)
 

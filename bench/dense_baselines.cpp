@@ -70,7 +70,7 @@ struct inputs {
     inputs(settings const& s, index_t head_dim)
         : q({s.heads, s.tokens, head_dim}), k({s.kv_heads, s.tokens, head_dim}), v(k.shape()), out(q.shape()),
           k16(k.shape()), v16(k.shape()), kb(k.shape()), vb(k.shape()),
-          scores(bench::make_scores(s.tokens, *std::max_element(s.threads.begin(), s.threads.end()))) {
+          scores(bench::make_scores(*std::max_element(s.threads.begin(), s.threads.end()))) {
         std::mt19937 random(11);
         std::normal_distribution<float> normal;
         for (auto* const x : {&q, &k, &v})

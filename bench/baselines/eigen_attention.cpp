@@ -22,7 +22,9 @@ struct eigen_products {
     static void times_transposed(in const& a, in const& b, matrix_ref<float> const& out) {
         map(out).noalias() = map(a) * map(b).transpose();
     }
-    static void times(in const& a, in const& b, matrix_ref<float> const& out) { map(out).noalias() = map(a) * map(b); }
+    static void add_times(in const& a, in const& b, matrix_ref<float> const& out) {
+        map(out).noalias() += map(a) * map(b);
+    }
 };
 
 } // namespace

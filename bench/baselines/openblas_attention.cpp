@@ -18,15 +18,18 @@ struct openblas_products {
     using in = matrix_ref<float const>;
 
     static void times_transposed(in const& a, in const& b, matrix_ref<float> const& out) {
-        gemm(a, b, CblasTrans, out);
+        gemm(a, b, CblasTrans, 0.0F, out);
     }
-    static void times(in const& a, in const& b, matrix_ref<float> const& out) { gemm(a, b, CblasNoTrans, out); }
+    static void add_times(in const& a, in const& b, matrix_ref<float> const& out) {
+        gemm(a, b, CblasNoTrans, 1.0F, out);
+    }
 
 private:
-    static void gemm(in const& a, in const& b, CBLAS_TRANSPOSE order_of_b, matrix_ref<float> const& out) {
+    /// out = a b + of_old * out.
+    static void gemm(in const& a, in const& b, CBLAS_TRANSPOSE order_of_b, float of_old, matrix_ref<float> const& out) {
         auto const size = [](index_t n) { return static_cast<blasint>(n); };
         cblas_sgemm(CblasRowMajor, CblasNoTrans, order_of_b, size(out.rows), size(out.cols), size(a.cols), 1.0F, a.data,
-                    size(a.cols), b.data, size(b.cols), 0.0F, out.data, size(out.cols));
+                    size(a.cols), b.data, size(b.cols), of_old, out.data, size(out.cols));
     }
 };
 

@@ -24,7 +24,7 @@ public:
         v_        = to_floats(in.v, w.type);
         out_      = std::vector<float>(q_.size());
         inputs_   = {q_.data(), k_.data(), v_.data(), out_.data(), w.heads, w.kv_heads, w.queries, w.head_dim};
-        scores_   = bench::make_scores(w.queries, w.threads);
+        scores_   = bench::make_scores(w.threads);
         executor_ = team(w.threads);
         return "f32 throughout";
     }

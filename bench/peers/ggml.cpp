@@ -17,6 +17,11 @@
 #include <limits>
 #include <stdexcept>
 
+#if defined(__linux__)
+#include <sched.h>
+#include <unistd.h>
+#endif
+
 namespace {
 
 using namespace peers;
@@ -31,6 +36,28 @@ struct free_context {
 };
 struct free_threads {
     void operator()(ggml_threadpool* t) const noexcept { ggml_threadpool_free(t); }
+};
+
+/// While it lives, the calling thread has the CPUs of the process. libgomp, loaded, ties the first thread to one
+/// (OMP_PROC_BIND), which threads that are not libgomp's would inherit.
+class unpinned {
+public:
+#if defined(__linux__)
+    unpinned() noexcept {
+        cpu_set_t all; // the parent's, which this process began with
+        tied_ = sched_getaffinity(0, sizeof before_, &before_) == 0 &&
+                sched_getaffinity(getppid(), sizeof all, &all) == 0 && sched_setaffinity(0, sizeof all, &all) == 0;
+    }
+    ~unpinned() {
+        if (tied_) sched_setaffinity(0, sizeof before_, &before_);
+    }
+    unpinned(unpinned const&)            = delete;
+    unpinned& operator=(unpinned const&) = delete;
+
+private:
+    cpu_set_t before_{};
+    bool tied_ = false;
+#endif
 };
 
 class flash_attention final : public peer {
@@ -99,6 +126,7 @@ private:
         threads_.reset();
         ggml_threadpool_params parameters = ggml_threadpool_params_default(work_.threads);
         parameters.paused                 = true;
+        [[maybe_unused]] unpinned const here;
         threads_.reset(ggml_threadpool_new(&parameters));
     }
 

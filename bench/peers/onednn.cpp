@@ -2,13 +2,14 @@
 
 // oneDNN's matmul over 128-row blocks: causal attention as a careful user writes it, in float or with bf16 operands.
 //
-//   for each query head, for each block of 128 of its rows, longest first:
-//       S = Q_block K_prefix^T            a matmul to float
-//       P = exp(scale * (S - row max))    in float, rounded to the type of the inputs
-//       O = P V_prefix / row sums         a matmul to float
+//   for each query head, for each block of 128 of its rows, longest first, for each block of keys:
+//       S = Q_block K_block^T                              a matmul to float
+//       P = exp(scale * (S - row max so far))              in float, rounded to the type of the inputs
+//       O = O * exp(scale * (old - new max)) + P V_block   a matmul that adds to floats
+//   O / row sums
 //
-// Matmuls are made for each length of the prefix when the work is prepared, each for one thread; threads take
-// (head, block) pairs. Each thread brings its own scratch memory: that of the library may serve one call at a time.
+// Matmuls are made for each shape of a block when the work is prepared, each for one thread; threads take (head, block)
+// pairs. Each thread brings its own scratch memory: that of the library may serve one call at a time.
 
 #include "baselines/blocked_attention.hpp"
 #include "worker.hpp"
@@ -21,11 +22,13 @@
 
 #include <bit>
 #include <cmath>
-#include <unordered_map>
+#include <map>
+#include <utility>
 
 namespace {
 
 using namespace peers;
+using bench::block_keys;
 using bench::block_rows;
 using dnnl::memory;
 
@@ -50,13 +53,14 @@ public:
         v_.assign(in.v.begin(), in.v.end());
         out_.assign(static_cast<std::size_t>(w.q_size()), 0.0F);
         set_inner_threads();
-        scores_products_.clear();
-        value_products_.clear();
+        products_.clear();
         scratch_bytes_ = 0;
-        for (index_t first = 0; first < w.queries; first += block_rows) add_products(first);
+        for (index_t first = 0; first < w.queries; first += block_rows)
+            for (index_t key = 0; key < first + rows_of(first); key += block_keys)
+                add_products(rows_of(first), keys_of(first, key));
         scratch_ = std::vector<scratch>(static_cast<std::size_t>(w.threads));
         for (scratch& s : scratch_) {
-            s.scores.resize(static_cast<std::size_t>(block_rows * w.keys));
+            s.scores.resize(static_cast<std::size_t>(block_rows * block_keys));
             s.weights.resize(s.scores.size());
             s.products.resize(scratch_bytes_ + 1);
         }
@@ -86,6 +90,9 @@ private:
         memory::desc a, b, out, scratch;
         dnnl::matmul run;
     };
+    struct products {
+        product scores, values;
+    };
 
     /// The library's products run on the thread that asks.
     static void set_inner_threads() {
@@ -98,23 +105,35 @@ private:
         return std::min(block_rows, work_.queries - first);
     }
 
-    [[nodiscard]] product make_product(memory::desc const& a, memory::desc const& b, memory::desc const& out) {
+    /// Keys of the block at `key` that rows from `first` on see.
+    [[nodiscard]] index_t keys_of(index_t first, index_t key) const {
+        return std::min(block_keys, first + rows_of(first) - key);
+    }
+
+    [[nodiscard]] product
+    make_product(memory::desc const& a, memory::desc const& b, memory::desc const& out, bool adds) {
         dnnl::primitive_attr mode;
+        if (adds) {
+            dnnl::post_ops then;
+            then.append_sum(1.0F);
+            mode.set_post_ops(then);
+        }
         mode.set_scratchpad_mode(dnnl::scratchpad_mode::user);
         dnnl::matmul::primitive_desc const what(dnnl::matmul::desc(a, b, out), mode, engine_);
         scratch_bytes_ = std::max(scratch_bytes_, what.scratchpad_desc().get_size());
         return {a, b, out, what.scratchpad_desc(), dnnl::matmul(what)};
     }
 
-    void add_products(index_t first) {
-        index_t const rows = rows_of(first), prefix = first + rows, d = work_.head_dim;
-        auto const f32 = memory::data_type::f32;
-        scores_products_.emplace(first, make_product({{rows, d}, type_, memory::dims{d, 1}},
-                                                     {{d, prefix}, type_, memory::dims{1, d}},
-                                                     {{rows, prefix}, f32, memory::dims{prefix, 1}}));
-        value_products_.emplace(first, make_product({{rows, prefix}, type_, memory::dims{prefix, 1}},
-                                                    {{prefix, d}, type_, memory::dims{d, 1}},
-                                                    {{rows, d}, f32, memory::dims{d, 1}}));
+    void add_products(index_t rows, index_t keys) {
+        if (products_.contains({rows, keys})) return;
+        index_t const d = work_.head_dim;
+        auto const f32  = memory::data_type::f32;
+        products_.emplace(
+            std::pair(rows, keys),
+            products{make_product({{rows, d}, type_, memory::dims{d, 1}}, {{d, keys}, type_, memory::dims{1, d}},
+                                  {{rows, keys}, f32, memory::dims{keys, 1}}, false),
+                     make_product({{rows, keys}, type_, memory::dims{keys, 1}}, {{keys, d}, type_, memory::dims{d, 1}},
+                                  {{rows, d}, f32, memory::dims{d, 1}}, true)});
     }
 
     void multiply(product const& p, void const* a, void const* b, void* out, scratch& s) const {
@@ -132,20 +151,26 @@ private:
         index_t const kv    = head / (work_.heads / work_.kv_heads) * work_.keys * d;
         index_t const at    = (head * work_.queries + first) * d;
         auto const scale    = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
+        float* const out    = out_.data() + at;
+        auto const out_row  = [&](index_t i) { return Eigen::Map<Eigen::ArrayXf>(out + i * d, d); };
 
-        multiply(scores_products_.at(first), q_.data() + at * bytes, k_.data() + kv * bytes, s.scores.data(), s);
-        float sums[block_rows];
-        for (index_t i = 0; i < rows; ++i)
-            sums[i] = bench::exponentiate(s.scores.data() + i * prefix, first + i + 1, prefix, scale);
-        void const* weights = s.scores.data();
-        if (type_ == memory::data_type::bf16) {
-            std::span<float const> const from(s.scores.data(), static_cast<std::size_t>(rows * prefix));
-            round(from, s.weights.data());
-            weights = s.weights.data();
+        std::fill_n(out, rows * d, 0.0F);
+        bench::row_states states(rows);
+        for (index_t key = 0; key < prefix; key += block_keys) {
+            index_t const keys = keys_of(first, key), here = (kv + key * d) * bytes;
+            products const& p = products_.at({rows, keys});
+            multiply(p.scores, q_.data() + at * bytes, k_.data() + here, s.scores.data(), s);
+            for (index_t i = 0; i < rows; ++i)
+                states.push(i, Eigen::Map<Eigen::ArrayXf>(s.scores.data() + i * keys, keys),
+                            std::clamp<index_t>(first + i + 1 - key, 0, keys), scale, out_row(i));
+            void const* weights = s.scores.data();
+            if (type_ == memory::data_type::bf16) {
+                round({s.scores.data(), static_cast<std::size_t>(rows * keys)}, s.weights.data());
+                weights = s.weights.data();
+            }
+            multiply(p.values, weights, v_.data() + here, out, s);
         }
-        float* const out = out_.data() + at;
-        multiply(value_products_.at(first), weights, v_.data() + kv * bytes, out, s);
-        for (index_t i = 0; i < rows; ++i) Eigen::Map<Eigen::ArrayXf>(out + i * d, d) /= sums[i];
+        for (index_t i = 0; i < rows; ++i) out_row(i) /= states.sum[i];
     }
 
     /// Weights are finite and not negative: rounding needs no branch, so that the compiler makes vectors of it.
@@ -162,7 +187,7 @@ private:
     memory::data_type type_ = memory::data_type::f32;
     std::vector<std::byte> q_, k_, v_;
     std::vector<float> out_;
-    std::unordered_map<index_t, product> scores_products_, value_products_;
+    std::map<std::pair<index_t, index_t>, products> products_; // by rows and keys of a block
     std::size_t scratch_bytes_ = 0;
     std::vector<scratch> scratch_;
 };

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include <butterfly/backend/scalar.hpp>
 #include <butterfly/backend/simd.hpp>
+#include <butterfly/graph/graph.hpp>
 #include <butterfly/sdpa/dense_sdpa.hpp>
+#include <butterfly/sdpa/graph_rows.hpp>
 #include <butterfly/testing/compare.hpp>
+#include <butterfly/testing/oracle.hpp>
 #include <butterfly/testing/problem.hpp>
 
 #include "support/catch.hpp"
@@ -453,13 +456,26 @@ TEST_CASE("one token of many heads on one kv head is of the stream class", "[bac
         CAPTURE(heads);
         REQUIRE(bf::backend::vec::cut_problem<bf::isa::current>(p).stream);
     }
-    REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 33, 2, 4998)).stream);
+    REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 65, 2, 4998)).stream);
+    REQUIRE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 128, 1, 4999)).items() == 1);
+}
+
+TEST_CASE("scratch of a decode step is of its rows", "[backend]") {
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    bf::pool_ref const pool          = dense_pool(sees, 131072);
+    auto const bytes                 = [&](bf::index_t heads, bf::index_t tokens) {
+        bf::problem const p = dense_problem(pool, heads, tokens, 131072 - tokens);
+        return workspace_bytes(bf::backend::simd<>{}, std::span(&p, 1));
+    };
+    REQUIRE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 4, 1, 131071)).streamed() == 4);
+    REQUIRE(bytes(4, 1) < bytes(16, 1));
+    REQUIRE(bytes(4, 1) < bytes(4, 4));
 }
 
 TEST_CASE("a few tokens of speculation share a pass over the keys, which is split", "[backend]") {
     bf::visible::interval const sees = bf::visible::causal_prefix();
     bf::pool_ref const pool          = dense_pool(sees, 131072);
-    for (bf::index_t const group : {1, 4, 8})
+    for (bf::index_t const group : {1, 4, 8, 16})
         for (bf::index_t const tokens : {2, 3, 5, 8}) {
             bf::problem const p = dense_problem(pool, group, tokens, 131072 - tokens);
             auto const c        = bf::backend::vec::cut_problem<bf::isa::current>(p);
@@ -567,7 +583,8 @@ TEST_CASE("huge finite masks hide what smaller ones show and cancel where all ke
 TEST_CASE("rows that do not see a broken value have the same bits for every number of threads", "[backend]") {
     bf::index_t const tokens = 1400;
     if (test::shortest_sweep()) return;
-    for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot, bf::backend::bf16_unit::emulated})
+    for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile,
+                            bf::backend::bf16_unit::emulated})
         for (bf::index_t const bad : {200, 220, 300}) {
             if (!available(unit) || (test::short_sweep() && bad != 220)) continue;
             CAPTURE(name_of(unit), bad);
@@ -596,7 +613,8 @@ TEST_CASE("rows that do not see a broken value have the same bits for every numb
 
 // Units of bf16 take keys two by two: one that has no neighbour must not be multiplied in its place.
 TEST_CASE("an infinite value of a key without a neighbour stays infinite", "[backend]") {
-    for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot, bf::backend::bf16_unit::emulated})
+    for (auto const unit : {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile,
+                            bf::backend::bf16_unit::emulated})
         for (bf::index_t const tokens : {1, 3, 40})
             for (bf::index_t const window : {0, 4}) {
                 if (!available(unit)) continue;
@@ -614,4 +632,94 @@ TEST_CASE("an infinite value of a key without a neighbour stays infinite", "[bac
                         else
                             REQUIRE(std::isfinite(p.out.at(0, t, d)));
             }
+}
+
+namespace {
+
+/// The call by both, which are to agree.
+template <class Data, class... Pools>
+void expect_scalar(Data& data, bf::attend_options const& o, Pools const&... pools) {
+    bf::attend(bf::backend::scalar{}, data.q.view(), data.out.view(), o, pools...);
+    auto wanted = data.out;
+    for (bf::index_t h = 0; h < data.out.shape().heads; ++h)
+        for (bf::index_t t = 0; t < data.out.shape().tokens; ++t) data.out.at(h, t, 0) = -inf;
+    bf::attend(bf::backend::simd<>{}, data.q.view(), data.out.view(), o, pools...);
+    auto const same = bf::testing::compare(data.out.view(), wanted.view(), 1e-5);
+    INFO(same.text());
+    REQUIRE(same.ok);
+}
+
+/// Every node lists itself and one node half as far.
+bf::graph halves(bf::index_t nodes) {
+    bf::graph g({.heads = 1, .nodes = nodes, .degree = 2});
+    for (bf::index_t i = 0; i < nodes; ++i) {
+        g.neigh_idx()[static_cast<std::size_t>(2 * i)]     = static_cast<std::int32_t>(i);
+        g.neigh_idx()[static_cast<std::size_t>(2 * i + 1)] = static_cast<std::int32_t>(i / 2);
+        if (i == 0) g.neigh_idx()[1] = -1;
+    }
+    return g;
+}
+
+} // namespace
+
+// Either pool says whether rows share enough keys to be worked on together: the dense one has no opinion.
+TEST_CASE("a graph beside another pool", "[backend]") {
+    for (bf::index_t const tokens : {1, 3, 90}) {
+        bf::index_t const keys = 2000;
+        auto data              = bf::testing::make_problem(
+                         {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = keys, .head_dim = 64, .seed = 5});
+        bf::graph const g = halves(keys);
+        bf::pool const dense(data.k.view(), data.v.view(), bf::visible::exact_window(40));
+        bf::pool const listed(data.k.view(), data.v.view(), bf::visible::graph_rows{g.view()});
+        CAPTURE(tokens);
+        expect_scalar(data, {.q_position = keys - tokens}, dense, listed);
+        expect_scalar(data, {.q_position = keys - tokens}, listed, dense);
+        if (tokens == 90) {
+            bf::attend_options const o{.q_position = keys - tokens};
+            auto const bound =
+                bf::make_problem(bf::backend::simd<>{}, data.q.view(), data.out.view(), o, dense, listed);
+            auto const c = bf::backend::vec::cut_problem<bf::isa::current>(bound.problem());
+            REQUIRE_FALSE(
+                bf::backend::vec::rows_share(bound.problem(), bf::backend::vec::item_at(bound.problem(), c, 0)));
+        }
+    }
+}
+
+TEST_CASE("a graph with more query heads on a key head than an item holds", "[backend]") {
+    bf::index_t const heads = 2 * bf::backend::vec::stream_rows + 3;
+    auto data = bf::testing::make_problem({.heads = heads, .kv_heads = 1, .tokens = 70, .head_dim = 9, .seed = 6});
+    bf::graph const g = halves(70);
+    expect_scalar(data, {}, bf::pool(data.k.view(), data.v.view(), bf::visible::graph_rows{g.view()}));
+}
+
+// Numbers below the normal ones are numbers: f16 has many that matter.
+TEST_CASE("subnormal keys, values and queries count", "[backend]") {
+    auto const check = []<class KV>(KV, float size) {
+        for (bf::index_t const tokens : {1, 40})
+            for (bf::index_t const head_dim : {9, 64}) {
+                auto data = bf::testing::make_problem<float, KV>(
+                    {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 100, .head_dim = head_dim, .seed = 7});
+                for (auto* const t : {&data.k, &data.v})
+                    for (bf::index_t h = 0; h < 2; ++h)
+                        for (bf::index_t j = 0; j < 100; ++j)
+                            for (bf::index_t d = 0; d < head_dim; ++d)
+                                t->at(h, j, d) = KV(size * static_cast<float>(t->at(h, j, d)));
+                bf::attend_options const o{.scale = 1.0F / size, .q_position = 100 - tokens};
+                bf::pool const keys(data.k.view(), data.v.view(), bf::visible::causal_prefix());
+                auto const wanted = bf::testing::evaluate(data.q.view(), data.out.view(), o, keys);
+                bf::attend(bf::backend::simd<>{}, data.q.view(), data.out.view(), o, keys);
+                CAPTURE(size, tokens, head_dim);
+                double largest = 0;
+                for (bf::index_t h = 0; h < 4; ++h)
+                    for (bf::index_t t = 0; t < tokens; ++t)
+                        for (bf::index_t d = 0; d < head_dim; ++d) {
+                            double const want = wanted.out[wanted.at(h, t, d)];
+                            largest           = std::max(largest, std::abs(want));
+                            REQUIRE(std::abs(data.out.at(h, t, d) - want) < 1e-3 * static_cast<double>(size));
+                        }
+                REQUIRE(largest > 0.1 * static_cast<double>(size)); // zeros would not pass
+            }
+    };
+    check(float{}, 0x1p-127F);
+    check(bf::float16{}, 0x1p-17F);
 }

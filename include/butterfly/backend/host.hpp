@@ -48,7 +48,7 @@ struct host {
         return kernels() != nullptr ? kernels()->level : isa_level::baseline;
     }
 
-    /// What multiplies bf16 keys and values.
+    /// What multiplies bf16 keys and values. Asks the system for tiles where the CPU has them.
     [[nodiscard]] bf16_unit bf16() const noexcept {
         return kernels() != nullptr ? bf16_unit_of(at_most) : bf16_unit::fma;
     }
@@ -82,7 +82,7 @@ template <class T>
                                                                : codec_id::raw_bf16;
     kernel_table const* const k = policy.kernels();
     if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::raw<T>>, "host"};
-    return {k->raw_ops(id, policy.bf16()), k->name};
+    return {k->raw_ops(id, id == codec_id::raw_bf16 ? policy.bf16() : bf16_unit::fma), k->name};
 }
 
 [[nodiscard]] inline support supports(host const& policy, problem const& p) {

@@ -63,7 +63,10 @@ template <class Isa>
     cut const c      = cut_problem<Isa>(p, threads);
     std::string text = c.stream ? "stream class, " : "tile class, ";
     text += std::to_string(c.tokens) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
-    if (c.stream) return text + "keys and values read in place in spans of " + std::to_string(span_slots) + " slots";
+    simd_codec_ops const* const keys = p.pools[0].keys.ops != nullptr ? &ops_of(p.pools[0].keys) : nullptr;
+    if (c.stream)
+        return text + (keys != nullptr ? keys->unit : "f32") + ", keys and values read in place in spans of " +
+               std::to_string(span_slots) + " slots";
     tile_unit const& unit = unit_of<Isa>(p);
     text +=
         unit.name + (", strips of " + std::to_string(unit.strip)) + " rows x " + std::to_string(tile_slots) + " keys";

@@ -29,7 +29,9 @@ struct graph_rows {
 
     bool next(problem const& p, index_t pool, row_tile const& r, key_span, tile_cursor& cursor, key_tile& tile)
         const noexcept {
-        return r.together ? next_together(p, pool, r, cursor, tile) : next_apart(p, pool, r, cursor, tile);
+        // The rows of a block follow each other; those with positions of their own need not.
+        bool const together = r.together && !p.options.q_positions;
+        return together ? next_together(p, pool, r, cursor, tile) : next_apart(p, pool, r, cursor, tile);
     }
 
     /// Whether the rows of the block list few enough different nodes, near enough to each other, to be walked together.

@@ -22,7 +22,7 @@
 
 namespace butterfly {
 
-/// A visibility: four questions, all noexcept, none of them changes it.
+/// A visibility: five questions, all noexcept, none of them changes it.
 ///
 ///   next(problem, pool, rows, span, cursor, tile)   the next tile with a visible key in the span; false: no more
 ///   extent(problem, pool, rows)                     a span outside of which `next` finds nothing
@@ -31,7 +31,7 @@ namespace butterfly {
 ///   describe()                                      itself as plain data
 ///
 /// One that honours `key_positions` says so with a static constexpr bool takes_positions = true; for others they are
-/// refused. One whose rows may have too few keys in common to be worked on together has a fifth:
+/// refused. One whose rows may have too few keys in common to be worked on together has one more:
 ///
 ///   shares(problem, pool, rows)                     whether they have enough; the same for all rows of an aligned tile
 template <class V>

@@ -46,6 +46,7 @@ template <class Policy, element KV = float>
         law<Policy>{"groups of rows change no bit", &groups_of_rows_change_no_bit<Policy, KV>},
         law<Policy>{"batches change no bit", &batches_change_no_bit<Policy, KV>},
         law<Policy>{"layouts do not matter", &layouts_do_not_matter<Policy, KV>},
+        law<Policy>{"rows stand at any byte", &rows_stand_at_any_byte<Policy, KV>},
         law<Policy>{"pages and rings equal contiguous storage", &pages_and_rings_equal_contiguous_storage<Policy, KV>},
         law<Policy>{"key_positions equal order", &key_positions_equal_order<Policy>},
         law<Policy>{"foreign codecs are read", &foreign_codecs_are_read<Policy>},

@@ -49,6 +49,7 @@ struct entries {
     }
 
     static void explain(problem const& p, int threads, std::span<char> text) noexcept {
+        if (text.empty()) return;
         std::string const plan                        = vec::plan_text<kernel_isa>(p, threads);
         text[plan.copy(text.data(), text.size() - 1)] = '\0';
     }

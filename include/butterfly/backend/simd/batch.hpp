@@ -10,6 +10,7 @@
 #include <butterfly/core/index.hpp>
 
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
@@ -21,6 +22,14 @@ namespace host = on_host; // backend/host/, by the name the kernels use
 } // namespace butterfly::backend
 
 namespace butterfly::backend::vec {
+
+/// Fetches bytes that stand `skip` after an address, which may be beyond what is there. Inlined, because GCC drops
+/// calls of functions that do nothing but fetch.
+[[gnu::always_inline]] inline void fetch(void const* from, index_t skip, index_t bytes) noexcept {
+    auto const at = reinterpret_cast<std::uintptr_t>(from) + static_cast<std::uintptr_t>(skip);
+    for (index_t b = 0; b < bytes; b += 64)
+        __builtin_prefetch(reinterpret_cast<void const*>(at + static_cast<std::uintptr_t>(b)));
+}
 
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
@@ -194,7 +203,15 @@ template <class Arch>
     return xsimd::select(z < batch(0.390625F), near, far); // |x| < 0.625
 }
 
-/// Loads one vector of elements as floats.
+/// One element, which may stand at any byte.
+template <class T>
+[[nodiscard]] inline float element_at(T const* p) noexcept {
+    T x;
+    std::memcpy(&x, p, sizeof x);
+    return static_cast<float>(x);
+}
+
+/// Loads one vector of elements as floats. They may stand at any byte.
 template <class Isa>
 [[nodiscard]] inline f32<Isa> load_as(float const* p) noexcept {
     return f32<Isa>::load_unaligned(p);
@@ -220,7 +237,7 @@ template <class Isa>
         return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(static_cast<std::uint16_t const*>(words)), 16));
 #endif
     alignas(64) float values[static_cast<std::size_t>(lanes<Isa>)];
-    for (int i = 0; i < lanes<Isa>; ++i) values[i] = static_cast<float>(p[i]);
+    for (int i = 0; i < lanes<Isa>; ++i) values[i] = element_at(p + i);
     return f32<Isa>::load_aligned(values);
 }
 
@@ -238,7 +255,7 @@ template <class Isa>
         return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(static_cast<std::uint16_t const*>(words))));
 #endif
     alignas(64) float values[static_cast<std::size_t>(lanes<Isa>)];
-    for (int i = 0; i < lanes<Isa>; ++i) values[i] = static_cast<float>(p[i]);
+    for (int i = 0; i < lanes<Isa>; ++i) values[i] = element_at(p + i);
     return f32<Isa>::load_aligned(values);
 }
 
@@ -257,7 +274,7 @@ template <class Isa, class T>
     }
 #endif
     alignas(64) float values[static_cast<std::size_t>(lanes<Isa>)] = {};
-    for (index_t i = 0; i < count; ++i) values[i] = static_cast<float>(p[i]);
+    for (index_t i = 0; i < count; ++i) values[i] = element_at(p + i);
     return f32<Isa>::load_aligned(values);
 }
 

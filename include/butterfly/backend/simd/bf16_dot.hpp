@@ -267,7 +267,8 @@ settle(float* out, int query_rows, index_t stride) noexcept {
 
 /// raw<bfloat16> by the dot.
 template <class Isa>
-inline constexpr simd_codec_ops ops{raw_ops<Isa, bfloat16>.base, &score, &accumulate, &prepare, &settle};
+inline constexpr simd_codec_ops ops{
+    raw_ops<Isa, bfloat16>.base, &score, &accumulate, &prepare, &settle, nullptr, "bf16 dot"};
 
 } // namespace bf16_dot
 } // namespace BUTTERFLY_ISA_NAMESPACE

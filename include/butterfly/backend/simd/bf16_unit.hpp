@@ -24,7 +24,7 @@ enum class bf16_unit : std::uint8_t { best, fma, dot, tile, emulated };
     return names[static_cast<int>(u)];
 }
 
-/// Whether this CPU has it.
+/// Whether this CPU has it. Asking for `tile` asks the system for tiles, which changes the process (cpu.hpp).
 [[nodiscard]] inline bool available(bf16_unit u) noexcept {
     if (u == bf16_unit::dot) return cpu::found().avx512_bf16;
     if (u == bf16_unit::tile) return cpu::found().amx_bf16 && cpu::tiles_permitted();

@@ -21,8 +21,8 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 
 namespace block {
 
-/// One register block of C: [Isa::block_height][Vectors * lanes]. A[i][k] stands at a[i * across + k * along], one of
-/// the two strides being 1. Load: whether C is read first, times factor where there is one.
+/// One register block of C: [Isa::block_height][Vectors * lanes]. A[i][k] stands at a[i * stride + k] where AlongK, at
+/// a[k * stride + i] where not. Load: whether C is read first, times factor where there is one.
 template <class Isa, int Vectors, bool AlongK, bool Load>
 inline void multiply(float const* a,
                      index_t stride,

@@ -3,10 +3,11 @@
 
 // How a problem is cut into items, and what the two kernel classes share: the rows of an item, and its key tiles.
 //
-//   stream   few rows (decode, a few tokens of speculation): memory bound, keys read in place, spans of span_slots
-//   slots tile     more (prefill): compute bound, keys and values packed once per item; rows that have too few keys in
-//   common
-//            go through the stream class one by one
+// Stream class: few rows (decode, some tokens of speculation). Memory binds: keys are read in place, in spans of
+// span_slots slots that may run on different threads.
+//
+// Tile class: more rows (prefill). Arithmetic binds: keys and values are packed once for all rows of an item. Rows that
+// have too few keys in common go through the stream class one by one.
 //
 // The class and every boundary that a bit depends on follow from the call's shape and positions. Threads decide only
 // how many rows share an item of the tile class.
@@ -24,11 +25,12 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
-/// Most rows of an item of the stream class.
-inline constexpr int stream_rows = 64;
+/// Most rows of an item of the stream class. A group of more query heads reads its keys more than once.
+inline constexpr int stream_rows = 128;
 
-/// Whether calls of so many tokens are of the stream class: 16 rows, or 8 tokens of speculation. Tiles multiply 17 to
-/// 64 rows 1.1 to 1.4 times as fast where keys are in a cache and one thread works; only the stream class splits keys.
+/// Whether calls of so many tokens are of the stream class: one token, 16 rows, or 8 tokens of speculation with
+/// stream_rows rows. Tiles multiply 17 rows and more faster where keys are in a cache and one thread works; only the
+/// stream class splits keys over threads.
 [[nodiscard]] constexpr bool are_few(index_t tokens, index_t group) noexcept {
     return tokens == 1 || tokens * group <= 16 || (tokens <= 8 && tokens * group <= stream_rows);
 }
@@ -43,8 +45,8 @@ inline constexpr index_t enough_items = 8;
     return *static_cast<simd_codec_ops const*>(s.ops);
 }
 
-/// The unit of the tile class: the one all keys and values of a problem are kept for, else f32. Asks for types, so that
-/// a problem whose storages were not bound will do.
+/// The unit of the tile class: the one all keys and values of a problem are kept for, else f32. A problem whose
+/// storages were not bound takes f32.
 template <class Isa>
 [[nodiscard]] tile_unit const& unit_of(problem const& p) noexcept {
     auto const unit              = [](storage_ref const& s) { return s.ops != nullptr ? ops_of(s).tile : nullptr; };
@@ -122,7 +124,8 @@ template <class Isa>
     int const aim       = c.stream ? stream_rows : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
-    c.chunks            = p.heads() / group * detail::ceil_div(group, c.chunk);
+    if (c.stream) c.tokens = static_cast<int>(std::clamp<index_t>(most, 1, c.tokens)); // scratch is of that many rows
+    c.chunks = p.heads() / group * detail::ceil_div(group, c.chunk);
     if (c.alignment != no_alignment && !strewn) {
         cut_aligned(p, c);
         return c;
@@ -181,6 +184,11 @@ rows_of(problem const& p, pool_ref const& pool, item const& i, bool together = f
 [[nodiscard]] inline key_span spans_of(key_span const& extent) noexcept {
     if (extent.first >= extent.end) return {0, 0};
     return {extent.first / span_slots, detail::ceil_div(extent.end, span_slots)};
+}
+
+/// Bytes of a row to fetch: rows of other heads may stand between those of one.
+[[nodiscard]] inline index_t row_bytes(storage_ref const& s, index_t head_dim) noexcept {
+    return std::min(std::abs(s.slot_stride), head_dim * (s.codec == codec_id::raw_f32 ? 4 : 2));
 }
 
 /// Addresses of the rows of a key tile in one storage.

@@ -8,6 +8,7 @@
 //   accumulate   weighted sums of packed rows, in place         null: likewise
 //   prepare      packs the queries for `score`                  null: it reads floats
 //   settle       puts the columns of sums in order              null: they are
+//   tile         the unit of the tile class                     null: decode, then f32
 //
 // A codec with `decode` alone works. A user's codec may bring more through its own `simd_ops(Isa, codec)`, found by
 // argument-dependent lookup.
@@ -48,16 +49,13 @@ struct rows_ahead {
     static constexpr std::uintptr_t page = 4096;
 
     /// The lines of the bytes [from, to) of row k, and the first ones of the page `lead` bytes after one that begins
-    /// there. Inlined: GCC 12 drops calls of a function that does nothing but prefetch.
+    /// there. Inlined, as vec::fetch.
     [[gnu::always_inline]] void fetch(int k, index_t from, index_t to) const noexcept {
         if (k >= count) return;
-        std::byte const* const row = rows[k] + skip;
-        auto const at              = reinterpret_cast<std::uintptr_t>(row + from);
-        if (auto const start = static_cast<index_t>(-at % page); start < to - from && lead != 0) {
-            std::byte const* const first = row + from + start + lead;
-            for (index_t line = 0; line < 192; line += 64) __builtin_prefetch(first + line);
-        }
-        for (; from < to; from += 64) __builtin_prefetch(row + from);
+        auto const at = reinterpret_cast<std::uintptr_t>(rows[k]) + static_cast<std::uintptr_t>(skip + from);
+        if (auto const start = static_cast<index_t>(-at % page); start < to - from && lead != 0)
+            vec::fetch(rows[k], skip + from + start + lead, 192);
+        vec::fetch(rows[k], skip + from, to - from);
     }
     [[gnu::always_inline]] void fetch(int k) const noexcept { fetch(k, 0, bytes); }
 };
@@ -97,6 +95,8 @@ struct simd_codec_ops {
     void (*settle)(float* out, int query_rows, index_t stride) noexcept = nullptr;
     /// What multiplies packed rows in the tile class; null: they are decoded to f32.
     tile_unit const* tile = nullptr;
+    /// What multiplies in `score` and `accumulate`, for people.
+    char const* unit = "f32";
 };
 
 inline namespace BUTTERFLY_ISA_NAMESPACE {
@@ -111,7 +111,7 @@ void decode_raw(
         float* const to       = out + j * stride;
         index_t d             = 0;
         for (; d < whole; d += lanes<Isa>) load_as<Isa>(row + d).store_unaligned(to + d);
-        for (; d < head_dim; ++d) to[d] = static_cast<float>(row[d]);
+        for (; d < head_dim; ++d) to[d] = element_at(row + d);
     }
 }
 

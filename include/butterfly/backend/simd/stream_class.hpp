@@ -2,7 +2,7 @@
 #pragma once
 
 // The stream class: attention of few query rows (decode, speculation), bound by the bytes of K and V. Every key and
-// value row is read once, in place, for all query heads of its group.
+// value row is read once, in place, for all query heads of its group, up to stream_rows rows of them.
 //
 //   for each pool, for each span of span_slots slots, for each key tile the pool shows in it:
 //       S = Q K^T;  logits;  online softmax;  O += S V
@@ -117,17 +117,20 @@ public:
         key_span const slots{span * span_slots, (span + 1) * span_slots};
         tile_cursor cursor;
         key_tile tile;
-        key_span const seen           = extent_of(p_, pool, pool_index, i_);
-        read_probe::trial const trial = reads.next((seen.end - seen.first) * p_.kv_heads * slot_bytes(pool));
-        auto const start              = trial.timed ? clock::now() : clock::time_point{};
-        index_t keys                  = 0;
-        how_                          = trial.how();
-        while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
-            visit(pool, tile, part);
-            keys += tile.count;
+        auto const walk = [&] {
+            index_t keys = 0;
+            while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
+                visit(pool, tile, part);
+                keys += tile.count;
+            }
+            return keys;
+        };
+        if (pool.visibility.shares != nullptr) { // lists of neighbours: spans do not count slots, runs are short
+            how_ = {true, 0};
+            walk();
+        } else {
+            walk_timed(pool, extent_of(p_, pool, pool_index, i_), walk);
         }
-        if (auto const bytes = static_cast<float>(keys * slot_bytes(pool)); trial.timed && bytes > 0.0F)
-            reads.tell(trial, std::chrono::duration<float, std::nano>(clock::now() - start).count() / bytes);
         simd_codec_ops const& values = ops_of(pool.values);
         if (values.settle != nullptr) values.settle(part.out, i_.rows(), stride_);
     }
@@ -169,6 +172,17 @@ private:
         return row_bytes(pool.keys, dk_) + row_bytes(pool.values, dv_);
     }
 
+    /// Walks a span in the way that is to be tried.
+    template <class Walk>
+    void walk_timed(pool_ref const& pool, key_span const& seen, Walk const& walk) noexcept {
+        read_probe::trial const trial = reads.next((seen.end - seen.first) * p_.kv_heads * slot_bytes(pool));
+        how_                          = trial.how();
+        auto const start              = trial.timed ? clock::now() : clock::time_point{};
+        auto const bytes              = static_cast<float>(walk() * slot_bytes(pool));
+        if (trial.timed && bytes > 0.0F)
+            reads.tell(trial, std::chrono::duration<float, std::nano>(clock::now() - start).count() / bytes);
+    }
+
     [[nodiscard]] index_t token(int row) const noexcept { return i_.first + row / i_.heads; }
     [[nodiscard]] index_t head(int row) const noexcept { return i_.head + row % i_.heads; }
 
@@ -199,11 +213,6 @@ private:
         prepared_ = &keys;
     }
 
-    /// Bytes of a row to fetch: rows of other heads may stand between those of one.
-    [[nodiscard]] static index_t row_bytes(storage_ref const& s, index_t head_dim) noexcept {
-        return std::min(std::abs(s.slot_stride), head_dim * (s.codec == codec_id::raw_f32 ? 4 : 2));
-    }
-
     /// Keys `seen` of a tile for the rows [first_row, first_row + rows).
     void visit(pool_ref const& pool,
                key_tile const& tile,
@@ -224,7 +233,7 @@ private:
 
         // The visible keys, ascending; the usual ones are the first of the tile.
         int listed[tile_slots];
-        std::byte const* keys_seen[tile_slots];
+        std::byte const *keys_seen[tile_slots], *values_seen[tile_slots];
         int const count               = std::popcount(seen);
         bool const first_ones         = seen == detail::bit_range(0, count);
         int const* keys               = every.data();
@@ -232,8 +241,9 @@ private:
         if (!first_ones) {
             int k = 0;
             for (std::uint64_t left = seen; left != 0; left &= left - 1, ++k) {
-                listed[k]    = std::countr_zero(left);
-                keys_seen[k] = in_tile[listed[k]];
+                listed[k]      = std::countr_zero(left);
+                keys_seen[k]   = in_tile[listed[k]];
+                values_seen[k] = values[listed[k]];
             }
             keys  = listed;
             shown = keys_seen;
@@ -243,7 +253,8 @@ private:
         // while they are summed the keys where a run goes on.
         index_t const skip  = tile.slots == nullptr && !pool.keys.pages ? tile.count * pool.keys.slot_stride : 0;
         float* const scores = at_.scores + first_row * tile_slots;
-        rows_ahead const after{values, how_.ahead ? tile.count : 0, row_bytes(pool.values, dv_), 0, how_.lead};
+        rows_ahead const after{first_ones ? values : values_seen, how_.ahead ? count : 0, row_bytes(pool.values, dv_),
+                               0, how_.lead};
         score(pool.keys, {shown, count, dk_, after}, first_row, rows, scores);
         if (first_ones)
             for (int r = 0; r < rows; ++r)

@@ -212,8 +212,7 @@ private:
                reinterpret_cast<std::uintptr_t>(rows[0]) % 4 == 0;
     }
 
-    /// Fetches a strip's part of the rows after a run: what is packed next, if it comes next. Inlined, because GCC
-    /// drops calls that do nothing but fetch.
+    /// Fetches a strip's part of the rows after a run: what is packed next, if it comes next.
     [[gnu::always_inline]] void fetch_next(pool_ref const& pool,
                                            key_tile const& tile,
                                            std::byte const* const* keys,
@@ -221,23 +220,19 @@ private:
                                            int s) const noexcept {
         if (tile.slots != nullptr || pool.keys.pages || pool.values.pages) return;
         index_t const key_stride = pool.keys.slot_stride, value_stride = pool.values.slot_stride;
-        index_t const key_bytes   = std::min(dk_ * 4, std::abs(key_stride));
-        index_t const value_bytes = std::min(dv_ * 4, std::abs(value_stride));
         for (int j = tile.count * s / strips(); j < tile.count * (s + 1) / strips(); ++j) {
-            for (index_t b = 0; b < key_bytes; b += 64) __builtin_prefetch(keys[j] + tile.count * key_stride + b);
-            for (index_t b = 0; b < value_bytes; b += 64) __builtin_prefetch(values[j] + tile.count * value_stride + b);
+            fetch(keys[j], tile.count * key_stride, row_bytes(pool.keys, dk_));
+            fetch(values[j], tile.count * value_stride, row_bytes(pool.values, dv_));
         }
     }
 
     /// Fetches rows of a tensor that are read or written next, from the item's row `first` on: where rows have few
     /// keys, waiting for q and out was a quarter of the time.
     [[gnu::always_inline]] void fetch_rows(tensor_ref const& t, int first) const noexcept {
-        index_t const size = size_of(t.type), bytes = t.shape.head_dim * size;
-        for (int r = first; r < std::min(first + tile_scratch::rows_at_once, i_.rows()); ++r) {
-            auto const* const row = host_pointer<std::byte const>(t.memory) +
-                                    (head(r) * t.strides.head + token(r) * t.strides.token) * size;
-            for (index_t b = 0; b < bytes; b += 64) __builtin_prefetch(row + b);
-        }
+        index_t const size = size_of(t.type);
+        for (int r = first; r < std::min(first + tile_scratch::rows_at_once, i_.rows()); ++r)
+            fetch(host_pointer<std::byte const>(t.memory),
+                  (head(r) * t.strides.head + token(r) * t.strides.token) * size, t.shape.head_dim * size);
     }
 
     /// What a strip sees of a tile.

@@ -33,7 +33,7 @@ struct tile_unit {
     index_t (*key_stride)(index_t head_dim) noexcept;
     index_t (*value_stride)(index_t head_dim) noexcept;
 
-    /// Around an item, on its thread; null: nothing to do.
+    /// Around the products of a key tile, on their thread; null: nothing to do.
     void (*start)() noexcept;
     void (*stop)() noexcept;
 

@@ -10,7 +10,7 @@
 
 namespace butterfly::testing {
 
-/// head_dims around every vector width, keys and values alike and different.
+/// head_dims around every vector width, keys and values alike and different, and the largest in use, 576 and 512.
 template <class Policy, element KV = float>
 [[nodiscard]] report head_dims_match_definition(Policy const& policy, sweep const& s) {
     static constexpr index_t dims[] = {1, 3, 7, 8, 15, 16, 17, 33, 64, 80, 96, 112, 128, 192, 256};
@@ -34,6 +34,12 @@ template <class Policy, element KV = float>
             }
             if (s.brief) break;
         }
+    }
+    for (index_t const tokens : {1, 9}) {
+        auto p = make_problem<float, KV>(
+            {.heads = 3, .tokens = tokens, .keys = 70, .head_dim = 576, .value_dim = 512, .seed = draws.bits()});
+        detail::expect_definition(r, detail::say("head_dim", 576, "value_dim", 512, "tokens", tokens), policy, s, p,
+                                  detail::at_end(p), detail::whole(p));
     }
     return r;
 }

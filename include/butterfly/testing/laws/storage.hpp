@@ -6,6 +6,7 @@
 
 #include <butterfly/testing/laws/law.hpp>
 
+#include <cstring>
 #include <numeric>
 
 namespace butterfly::testing {
@@ -106,7 +107,51 @@ struct pages_of {
     pages_of(pages_of const&) = delete;
 };
 
+/// A tensor as packed rows that begin at odd bytes, a byte between two of them.
+template <element T>
+struct rows_at_any_byte {
+    std::vector<std::byte> bytes;
+    heads_shape shape;
+
+    explicit rows_at_any_byte(tensor<T> const& t) : shape(t.shape()) {
+        bytes.assign(static_cast<std::size_t>(1 + shape.heads * shape.tokens * stride()), std::byte{0xff});
+        std::byte* to = bytes.data() + 1;
+        for (index_t h = 0; h < shape.heads; ++h)
+            for (index_t j = 0; j < shape.tokens; ++j, to += stride())
+                for (index_t d = 0; d < shape.head_dim; ++d) {
+                    T const x = t.at(h, j, d);
+                    std::memcpy(to + d * static_cast<index_t>(sizeof x), &x, sizeof x);
+                }
+    }
+    rows_at_any_byte(rows_at_any_byte const&) = delete;
+
+    [[nodiscard]] index_t stride() const { return shape.head_dim * static_cast<index_t>(sizeof(T)) + 1; }
+    [[nodiscard]] packed_view<quant::raw<T>> view() const {
+        packed_view<quant::raw<T>> v{bytes.data() + 1, quant::raw<T>{}, shape};
+        v.token_stride = stride();
+        v.head_stride  = shape.tokens * stride();
+        return v;
+    }
+};
+
 } // namespace detail
+
+/// Rows of keys and values may stand at any byte.
+template <class Policy, element KV = float>
+[[nodiscard]] report rows_stand_at_any_byte(Policy const& policy, sweep const& s) {
+    report r;
+    for (index_t const tokens : {1, 3, 30})
+        for (index_t const head_dim : {1, 13, 32, 50, 64}) {
+            auto p = make_problem<float, KV>(
+                {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 150, .head_dim = head_dim, .seed = s.seed});
+            detail::rows_at_any_byte<KV> const k(p.k), v(p.v);
+            attend_options const o = detail::at_end(p);
+            attention const wanted = evaluate(p.q.view(), p.out.view(), o, detail::whole(p));
+            detail::expect(r, detail::say("head_dim", head_dim, "tokens", tokens), policy, s, wanted, p, o,
+                           pool(k.view(), v.view(), visible::causal_prefix()));
+        }
+    return r;
+}
 
 /// Contiguous, misaligned, interleaved and strided tensors are the same tensor.
 template <class Policy, element KV = float>
