@@ -5,8 +5,9 @@
 //
 // In turns, in one process and on the same threads: the call, and plain reads in several patterns: of the very keys and
 // values (dense), of as many bytes (compressed). The floor of a call is the larger of its bytes at the best of those
-// reads, by median, and its flops at the measured rate of the unit that multiplies them; `of floor` is that floor over
-// the time. What fits in a cache is read from that cache by both. Flops are 4 * head_dim for each key that a query head
+// reads and its flops at the best rate of the unit that multiplies them, both bests of the run; `of floor` is that
+// floor over the call's median. Threads read and multiply for 200 us before they meet: a floor does not hold their
+// waking. What fits in a cache is read from that cache by both. Flops are 4 * head_dim for each key that a query head
 // sees. Which unit multiplies is asked of the backend: `class` is the kernel class that serves the call, and a call of
 // many rows is the tile class's.
 
@@ -20,6 +21,7 @@
 #include "timing.hpp"
 #include "usage.hpp"
 
+#include <algorithm>
 #include <map>
 
 namespace bf = butterfly;
@@ -84,12 +86,12 @@ void check(
                                              bf::name_of(storage), e));
 }
 
-/// Seconds of one call of f: a sample is as many calls as take 200 us.
+/// Seconds of one of f's calls: f(n) makes n, and a sample is as many as take 200 us.
 template <class F>
 double sample(F const& f, int& calls) {
     while (true) {
         bench::stopwatch const watch;
-        for (int i = 0; i < calls; ++i) f();
+        f(calls);
         double const took = watch.seconds();
         if (took >= 2e-4) return took / calls;
         calls *= 2;
@@ -112,7 +114,7 @@ struct line {
     /// Seconds of the bytes at the best read, of the flops at the unit's rate, and the larger of them.
     [[nodiscard]] double read() const {
         double best = std::numeric_limits<double>::infinity();
-        for (auto const& [pattern, seconds] : reads) best = std::min(best, bench::median(seconds));
+        for (auto const& [pattern, seconds] : reads) best = std::min(best, *std::ranges::min_element(seconds));
         return best * bytes / bytes_read;
     }
     [[nodiscard]] double multiply() const { return flops() / unit_rate; }
@@ -145,13 +147,17 @@ void measure(line& l, bench::decode_step& step, bf::executor const& threads, dou
     int calls           = 1;
     std::map<std::string, int> turns;
     std::uint64_t sink = 0;
-    sample([&] { step.attend(); }, calls); // warm
+    auto const attend  = [&](int n) {
+        for (int i = 0; i < n; ++i) step.attend();
+    };
+    sample(attend, calls); // warm
     bench::stopwatch const watch;
     do {
-        l.call.push_back(sample([&] { step.attend(); }, calls));
+        l.call.push_back(sample(attend, calls));
         for (bench::read_pattern const& pattern : patterns)
-            l.reads[pattern.name].push_back(sample([&] { sink += bench::read_all(threads, pages, pattern, read); },
-                                                   turns.try_emplace(pattern.name, 1).first->second));
+            l.reads[pattern.name].push_back(
+                sample([&](int n) { sink += bench::read_all(threads, pages, n, pattern, read); },
+                       turns.try_emplace(pattern.name, 1).first->second));
     } while (watch.seconds() < seconds || l.call.size() < 5);
     if (sink == 1) fmt::print(stderr, "\n"); // what is read is used
 }

@@ -147,7 +147,7 @@ public:
         std::vector<std::uint64_t> numbers(4096);
         std::uint64_t x = 0x9e3779b97f4a7c15U;
         for (std::uint64_t& n : numbers) n = x = x * 6364136223846793005U + 1442695040888963407U;
-        std::size_t const size = bytes + alignment + prefetched;
+        std::size_t const size = bytes + alignment;
         bytes_                 = std::make_unique_for_overwrite<char[]>(size);
         for (std::size_t at = 0; at < size; at += numbers.size() * 8)
             std::memcpy(bytes_.get() + at, numbers.data(), std::min(size - at, numbers.size() * 8));
@@ -158,7 +158,7 @@ public:
     }
 
 private:
-    static constexpr std::size_t alignment = 64, prefetched = 8192; // prefetches past the end stay inside
+    static constexpr std::size_t alignment = 64;
     std::unique_ptr<char[]> bytes_;
 };
 

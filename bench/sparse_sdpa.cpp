@@ -148,41 +148,65 @@ void check(std::string const& name, bench::machine const& m) {
                                              bf::name_of(bf::element_type_of<T>), e));
 }
 
-/// Dense runs beside a form: five, or as many as begin within some seconds.
-constexpr std::size_t dense_runs = 5;
-constexpr double dense_seconds   = 5;
+/// Seconds of a form and of dense attention, pair by pair.
+struct pairs {
+    std::vector<double> own, dense;
 
-/// Times one form, and dense attention in turns with it.
+    /// How many times faster the form is.
+    [[nodiscard]] double faster() const { return bench::median(dense) / bench::median(own); }
+    /// Slowest less fastest of the ratios of pairs, over `faster`.
+    [[nodiscard]] double spread() const {
+        std::vector<double> ratios;
+        for (std::size_t i = 0; i < own.size(); ++i) ratios.push_back(dense[i] / own[i]);
+        return bench::spread(ratios);
+    }
+};
+
+/// Seven pairs, or as many as begin within some seconds: three at least.
+template <class Own, class Dense>
+pairs time_pairs(Own const& own, Dense const& dense) {
+    constexpr std::size_t most = 7, least = 3;
+    constexpr double seconds = 10;
+    pairs out;
+    bench::stopwatch const all;
+    while (out.own.size() < most && (out.own.size() < least || all.seconds() < seconds)) {
+        bench::stopwatch const watch;
+        own();
+        double const between = watch.seconds();
+        dense();
+        out.own.push_back(between);
+        out.dense.push_back(watch.seconds() - between);
+    }
+    return out;
+}
+
+/// Times one form, and before it dense attention in turns with it.
 template <class T>
 void time_form(benchmark::State& state, std::string const& name, shape const& s, bench::machine const& m) {
-    form<T> sparse(name, s, m), dense("dense", s, m);
+    form<T> sparse(name, s, m);
     sparse.attend(m); // warm
-    if (name != "dense") dense.attend(m);
-    std::vector<double> own, baseline; // in turns while dense runs
-    double spent = 0;                  // on dense
+    if (name != "dense") {
+        form<T> dense("dense", s, m);
+        dense.attend(m);
+        pairs const beside             = time_pairs([&] { sparse.attend(m); }, [&] { dense.attend(m); });
+        state.counters["x_dense_time"] = beside.faster();
+        state.counters["pairs"]        = static_cast<double>(beside.own.size());
+        state.counters["spread"]       = beside.spread();
+    }
     for ([[maybe_unused]] auto _ : state) {
         bench::stopwatch const watch;
         sparse.attend(m);
-        own.push_back(watch.seconds());
-        state.SetIterationTime(own.back());
-        if (name == "dense" || baseline.size() == dense_runs || spent > dense_seconds) continue;
-        bench::stopwatch const dense_watch;
-        dense.attend(m);
-        baseline.push_back(dense_watch.seconds());
-        spent += baseline.back();
+        state.SetIterationTime(watch.seconds());
     }
-    auto const edges      = static_cast<double>(sparse.count_edges(m.executor));
-    auto const columns    = static_cast<double>(s.head_dim);
-    double const triangle = static_cast<double>(s.heads * s.tokens) * static_cast<double>(s.tokens + 1) / 2;
-    own.resize(std::max<std::size_t>(baseline.size(), 1)); // those beside a dense run
-    double const faster       = name == "dense" ? 1.0 : bench::median(baseline) / bench::median(own);
+    auto const edges          = static_cast<double>(sparse.count_edges(m.executor));
+    auto const columns        = static_cast<double>(s.head_dim);
+    double const triangle     = static_cast<double>(s.heads * s.tokens) * static_cast<double>(s.tokens + 1) / 2;
     using counter             = benchmark::Counter;
     state.counters["edges/s"] = counter(edges, counter::kIsIterationInvariantRate);
     state.counters["FLOP/s"]  = counter(4 * edges * columns, counter::kIsIterationInvariantRate);
     state.counters["bytes"]   = counter(edges / static_cast<double>(s.heads / s.kv_heads) * columns * 2 * sizeof(T));
     state.counters["density"] = edges / triangle;
-    state.counters["x_dense_time"] = faster;
-    state.counters["x_dense_rate"] = faster * edges / triangle;
+    if (name != "dense") state.counters["x_dense_rate"] = state.counters["x_dense_time"] * edges / triangle;
 }
 
 template <class T>

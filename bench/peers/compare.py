@@ -4,7 +4,8 @@
 peers.json, peers.md and, where matplotlib is there, roofline.svg and roofline.png. bench/peers/run builds what it needs.
 
 A peer is a process (worker.hpp). Before it is timed on a case, rows of its output are held to the definition in float64;
-a peer that is wrong is not timed. A peer that takes long is timed in fewer rounds (--budget).
+a peer that is wrong is not timed. A peer that takes long is timed in fewer rounds (--budget), three at least, spread over
+those of the others; one whose first call takes more than a minute is not called again, and has no spread.
 """
 
 import argparse
@@ -26,6 +27,8 @@ import report
 # and then sleeps, so that idle peers take nothing from the one that is timed. Each thread stays on a core of its own.
 QUIET = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000", "OMP_PROC_BIND": "true"}
 PAUSE = 0.003  # seconds between two peers, for the first to fall asleep
+FEWEST = 3  # rounds
+PATIENCE = 60  # seconds of a first call
 
 
 class PeerError(Exception):
@@ -84,14 +87,31 @@ class Worker:
             self.process = None
 
 
-def environment_of(name, arguments, features):
+def environment_of(name, arguments):
     """What a peer's process finds set beside QUIET."""
     if name.startswith("torch") and arguments.torch_libraries:
         return {"LD_LIBRARY_PATH": arguments.torch_libraries}
-    # An OpenBLAS older than the CPU takes its AVX2 kernels where its AVX-512 ones would run at twice the speed.
-    if name == "openblas" and "avx512" in features.split() and "OPENBLAS_CORETYPE" not in os.environ:
+    return {}
+
+
+# The kernels of OpenBLAS that use AVX-512, by the names it prints.
+WIDE_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
+
+
+def widest_kernels(version, features):
+    """What to set for an OpenBLAS older than the CPU, which takes its AVX2 kernels where its AVX-512 ones would run at
+    twice the speed; nothing where it chose some of these, or where the user chose."""
+    if "avx512" in features.split() and "OPENBLAS_CORETYPE" not in os.environ and not version.endswith(WIDE_KERNELS):
         return {"OPENBLAS_CORETYPE": "SkylakeX"}
     return {}
+
+
+def start_worker(name, command, arguments, features, log):
+    worker = Worker(name, command, environment_of(name, arguments), log)
+    if name == "openblas" and (wider := widest_kernels(worker.version, features)):
+        worker.stop()
+        return Worker(name, command, wider, log)
+    return worker
 
 
 def start_workers(arguments, features, log):
@@ -110,7 +130,7 @@ def start_workers(arguments, features, log):
         try:
             if command is None:
                 raise PeerError("not built here" if "torch" not in name else "no Python with PyTorch")
-            workers[name] = Worker(name, command, environment_of(name, arguments, features), log)
+            workers[name] = start_worker(name, command, arguments, features, log)
             peers[name] = {"version": workers[name].version}
         except (OSError, PeerError) as error:
             peers[name] = {"skipped": str(error)}
@@ -126,7 +146,7 @@ def prepare(worker, case, path, rows, want):
         if "refused" in reply:
             return {**entry, "refused": reply["refused"]}
         error = shapes.relative_error(worker.ask({"cmd": "rows", "rows": rows})["values"], want)
-        if not error <= shapes.TOLERANCE[case.type]:
+        if not error <= shapes.tolerance(worker.name, case.type):
             return {**entry, "failed": f"relative error {error:.1e} against the definition", "error": error}
         return {**entry, "types": reply["types"], "error": error, "first_ms": reply["ms"]}
     except PeerError as error:
@@ -134,12 +154,19 @@ def prepare(worker, case, path, rows, want):
 
 
 def plan(entry, worker, rounds, budget):
-    """How many calls a round has, 20 ms of them or one, and how many rounds the budget allows. One whose first call,
-    which found nothing warm, took the budget is not called again."""
-    if entry["first_ms"] > budget * 1e3:
-        return {"calls": 1, "rounds": 0, "ms": [entry["first_ms"]]}
-    ms = max(worker.ask({"cmd": "go", "calls": 1})["ms"], 1e-3)
-    return {"calls": max(1, min(1000, round(20 / ms))), "rounds": max(1, min(rounds, int(budget * 1e3 / ms))), "ms": []}
+    """How many calls a round has, 20 ms of them or one, and how many rounds the budget allows. The first call found
+    nothing warm and does not count; where it took the budget, the next would tell nothing new."""
+    first = entry["first_ms"]
+    if first > PATIENCE * 1e3:
+        return {"calls": 1, "rounds": 0, "ms": [first]}
+    ms = first if first > budget * 1e3 else max(worker.ask({"cmd": "go", "calls": 1})["ms"], 1e-3)
+    fewest = min(FEWEST, rounds)
+    return {"calls": max(1, min(1000, round(20 / ms))), "rounds": max(fewest, min(rounds, int(budget * 1e3 / ms))), "ms": []}
+
+
+def takes_turn(turn, of, rounds):
+    """Whether a peer with `of` rounds is timed in this one: they are spread evenly."""
+    return turn * of // rounds != (turn + 1) * of // rounds
 
 
 def time_in_turns(workers, entries, rounds, budget):
@@ -161,14 +188,14 @@ def time_in_turns(workers, entries, rounds, budget):
     for turn in range(rounds):
         for i in range(len(running)):  # each round begins with another peer
             entry = running[(turn + i) % len(running)]
-            if "failed" not in entry and turn < entry["rounds"]:
+            if "failed" not in entry and takes_turn(turn, entry["rounds"], rounds):
                 attempt(entry, one_round)
     for entry in running:
         for key in ("rounds", "first_ms") + (("ms", "calls") if "failed" in entry else ()):
             entry.pop(key, None)
 
 
-def run_case(case, workers, limits, arguments):
+def run_case(case, workers, arguments):
     inputs = shapes.make_inputs(case)
     rows = shapes.rows_to_check(case)
     want = shapes.reference(case, inputs, rows)
@@ -185,7 +212,6 @@ def run_case(case, workers, limits, arguments):
     del result["cmd"], result["inputs"]
     if case.kind == "sparse":
         result["density"] = case.density()
-    result["floor"] = report.floor_of(limits, case.type, case.flops(), case.bytes(), case.threads)
     return result
 
 
@@ -208,6 +234,19 @@ def machine_limits(arguments, folder):
             known = {x["threads"] for x in merged["limits"]}
             merged["limits"] += [x for x in one["limits"] if x["threads"] not in known]
     return merged
+
+
+def join_limits(before, after):
+    """The better of two measurements of each limit: a neighbour who was busy during one must not lower it."""
+    again = {(x["kind"], x["name"], x["pattern"], x["threads"]): x for x in after["limits"]}
+    better = [max(x, again[x["kind"], x["name"], x["pattern"], x["threads"]], key=lambda y: y.get("best", 0))
+              for x in before["limits"]]
+    return {**before, "limits": better}
+
+
+def set_floors(data):
+    for case in data["cases"]:
+        case["floor"] = report.floor_of(data["limits"], case["type"], case["flops"], case["bytes"], case["threads"])
 
 
 def pattern(text):
@@ -271,13 +310,14 @@ def command_of(arguments):
 
 
 def save(data, folder):
+    set_floors(data)
     (folder / "peers.json").write_text(json.dumps(data, indent=1) + "\n")
     (folder / "peers.md").write_text(report.document(data))
 
 
 def measure(arguments, selected, folder):
     """Saves what there is after each case."""
-    print(f"{len(selected)} cases, {arguments.rounds} rounds; limits of the machine first", file=sys.stderr)
+    print(f"{len(selected)} cases, {arguments.rounds} rounds; limits of the machine first and last", file=sys.stderr)
     limits = machine_limits(arguments, folder)
     data = {"program": "compare", "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "command": command_of(arguments), "machine": limits["machine"],
@@ -287,12 +327,14 @@ def measure(arguments, selected, folder):
         workers, data["peers"] = start_workers(arguments, limits["features"], log)
         try:
             for number, case in enumerate(selected, 1):
-                data["cases"].append(run_case(case, workers, limits, arguments))
+                data["cases"].append(run_case(case, workers, arguments))
                 save(data, folder)
                 print(f"[{number}/{len(selected)}] {line_of(data['cases'][-1])}", file=sys.stderr)
         finally:
             for worker in workers.values():
                 worker.stop()
+    data["limits"] = join_limits(limits, machine_limits(arguments, folder))
+    save(data, folder)
     return data
 
 

@@ -88,17 +88,6 @@ def share_of_floor(case):
     return case["floor"]["ms"] / median(ours["ms"]) if ours and case.get("floor") else None
 
 
-def share_of_dense(case, cases):
-    """Our rate per visible edge over that of our dense prefill of the same shape in the same run, or None."""
-    key = ("type", "keys", "head_dim", "threads")
-    for other in cases:
-        if other["kind"] == "prefill" and all(other[k] == case[k] for k in key):
-            ours, dense = timed(case).get(OURS), timed(other).get(OURS)
-            if ours and dense:
-                return (case["flops"] / median(ours["ms"])) / (other["flops"] / median(dense["ms"]))
-    return None
-
-
 def digits(x):
     """Three significant digits without an exponent."""
     return f"{x:,.0f}".replace(",", " ") if x >= 100 else f"{x:.3g}"
@@ -123,6 +112,8 @@ def cell(case, peer):
         return "-"
     ms = median(peer["ms"])
     value = digits(ms) if case["kind"] == "decode" else digits(case["flops"] / ms * 1e-6)
+    if len(peer["ms"]) == 1:
+        return f"{value} (one call)"
     return f"{value} ±{50 * spread(peer['ms']):.0f} %"
 
 
@@ -135,7 +126,7 @@ def kind_table(data, kind):
     decode = kind == "decode"
     header = ["type", "keys" if decode else "tokens", "d", "threads"] + [NAMES[n] for n in names] + ["x best peer"]
     header += ["GB/s of K, V", "floor ms"] if decode else ["floor GFLOP/s"]
-    header += ["of floor"] + (["density", "of our dense"] if kind == "sparse" else [])
+    header += ["of floor"] + (["density"] if kind == "sparse" else [])
     rows = []
     for c in cases:
         peers, floor = timed(c), c.get("floor")
@@ -150,7 +141,7 @@ def kind_table(data, kind):
             row.append(digits(c["flops"] / floor["ms"] * 1e-6) if floor else "-")
         row.append(percent(share_of_floor(c)))
         if kind == "sparse":
-            row += [f"{c['density']:.3f}", percent(share_of_dense(c, data["cases"]))]
+            row.append(f"{c['density']:.3f}")
         rows.append(row)
     what = "Milliseconds" if decode else "GFLOP/s on visible edges"
     return f"## {KINDS[kind]}\n\n{what}: median, and half of slowest less fastest.\n\n{markdown(header, rows)}\n"
@@ -191,11 +182,11 @@ def document(data):
 {machine['cpu']}, {machine['cores']} cores, {data['limits']['features'] or 'no vector units known here'}. {machine['system']}.
 {data['date']}, `{' '.join(data['command'])}`.
 
-Every peer is a process of its own; their repetitions are taken in turns, {settings['rounds']} rounds. Inputs are N(0, 1), rounded to the
+Every peer is a process of its own; their repetitions are taken in turns, {settings['rounds']} rounds, fewer of slow ones. Inputs are N(0, 1), rounded to the
 type of the case, the same for all. 8 query heads, 2 KV heads. FLOPs are 4 * head_dim for each visible (query, key) pair of each head.
 Floor: the larger of FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add) and bytes of q, k, v and
-out over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both of this run. x best peer: time
-of the fastest peer over ours.
+out over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both the best of this run, before
+and after the cases. x best peer: time of the fastest peer over ours.
 
 """
     tables = "".join(kind_table(data, kind) for kind in KINDS)

@@ -15,7 +15,7 @@
 namespace bench {
 namespace {
 
-/// Memory of whole pages that begins at a line of the cache, zero.
+/// Memory of whole pages that begins at a line of the cache.
 class page_memory {
 public:
     explicit page_memory(index_t bytes)
@@ -105,7 +105,10 @@ public:
         f(bound.problem());
     }
     [[nodiscard]] std::span<std::byte const> pages(index_t bytes) {
-        if (read_.pages().empty()) read_ = page_memory(bytes);
+        if (read_.pages().empty()) {
+            read_ = page_memory(bytes);
+            fill(std::span(reinterpret_cast<float*>(read_.pages().data()), read_.pages().size() / sizeof(float)));
+        }
         return read_.pages();
     }
 

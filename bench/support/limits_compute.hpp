@@ -3,8 +3,8 @@
 
 // Loops that do nothing but arithmetic, one per unit of the CPU: what a kernel is measured against.
 //
-// Each runs twelve independent chains, more than latency times issue width of any CPU met, on finite operands that are
-// not zero, and returns a sum of what it computed. Each is compiled for its own instruction set whatever the flags of
+// Each runs independent chains, 24 where there are registers for them, else 12, on finite operands that are not zero,
+// and returns a sum of what it computed. Each is compiled for its own instruction set whatever the flags of
 // the build, and must be called only where the CPU has it.
 
 #include "cpu_features.hpp"

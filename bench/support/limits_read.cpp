@@ -10,8 +10,15 @@ namespace {
 
 constexpr std::size_t step = 512;
 
-[[gnu::always_inline]] inline void prefetch_step(char const* at) {
-    for (std::size_t line = 0; line < step; line += 64) __builtin_prefetch(at + line, 0, 3);
+/// What a pattern fetches before a step is read.
+[[gnu::always_inline]] inline void prefetch(char const* from, read_pattern const& pattern) {
+    auto const at = reinterpret_cast<std::uintptr_t>(from); // may lead past the buffer
+    if (pattern.ahead > 0)
+        for (std::size_t line = 0; line < step; line += 64)
+            __builtin_prefetch(reinterpret_cast<char const*>(at + pattern.ahead + line), 0, 3);
+    if (pattern.lead > 0 && at % 4096 < step)
+        for (std::size_t line = 0; line < 192; line += 64)
+            __builtin_prefetch(reinterpret_cast<char const*>(at + pattern.lead + line), 0, 3);
 }
 
 std::uint64_t read_build(char const* data, std::size_t bytes, read_pattern const& pattern) {
@@ -21,7 +28,7 @@ std::uint64_t read_build(char const* data, std::size_t bytes, read_pattern const
     for (std::size_t at = 0; at < length; at += step)
         for (int s = 0; s < pattern.streams; ++s) {
             char const* const from = data + static_cast<std::size_t>(s) * length + at;
-            if (pattern.ahead > 0) prefetch_step(from + pattern.ahead);
+            prefetch(from, pattern);
             auto const* const x = reinterpret_cast<vector const*>(from);
             for (std::size_t i = 0; i < step / 16; ++i) sums[i % 4] += x[i];
         }
@@ -37,7 +44,7 @@ std::uint64_t read_build(char const* data, std::size_t bytes, read_pattern const
     for (std::size_t at = 0; at < length; at += step)
         for (int s = 0; s < pattern.streams; ++s) {
             char const* const from = data + static_cast<std::size_t>(s) * length + at;
-            if (pattern.ahead > 0) prefetch_step(from + pattern.ahead);
+            prefetch(from, pattern);
             auto const* const x = reinterpret_cast<__m256i const*>(from);
             for (std::size_t i = 0; i < step / 32; ++i)
                 sums[i % 4] = _mm256_add_epi64(sums[i % 4], _mm256_load_si256(x + i));
@@ -52,7 +59,7 @@ std::uint64_t read_build(char const* data, std::size_t bytes, read_pattern const
     for (std::size_t at = 0; at < length; at += step)
         for (int s = 0; s < pattern.streams; ++s) {
             char const* const from = data + static_cast<std::size_t>(s) * length + at;
-            if (pattern.ahead > 0) prefetch_step(from + pattern.ahead);
+            prefetch(from, pattern);
             for (std::size_t i = 0; i < step / 64; ++i)
                 sums[i % 4] = _mm512_add_epi64(sums[i % 4], _mm512_load_si512(from + i * 64));
         }
@@ -65,7 +72,11 @@ std::uint64_t read_build(char const* data, std::size_t bytes, read_pattern const
 } // namespace
 
 std::vector<read_pattern> read_patterns() {
-    return {{"one_stream", 1, 0}, {"one_stream_prefetched", 1, 4096}, {"four_streams", 4, 0}, {"eight_streams", 8, 0}};
+    return {{"one_stream", 1},
+            {"one_stream_prefetched", 1, 4096},
+            {"one_stream_page_heads", 1, 0, 32768},
+            {"four_streams", 4},
+            {"eight_streams", 8}};
 }
 
 read_function best_reader([[maybe_unused]] cpu_features const& cpu) {

@@ -16,6 +16,7 @@ struct read_pattern {
     std::string name;
     int streams       = 1;
     std::size_t ahead = 0; // bytes that prefetcht0 runs ahead; 0: none
+    std::size_t lead  = 0; // the first lines of each page are fetched so many bytes before their turn; 0: not
 };
 
 [[nodiscard]] std::vector<read_pattern> read_patterns();

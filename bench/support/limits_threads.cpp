@@ -37,6 +37,7 @@ double rate_of(butterfly::executor const& threads, compute_unit const& unit, dou
 
 std::uint64_t read_all(butterfly::executor const& threads,
                        std::span<std::byte const> memory,
+                       int passes,
                        read_pattern const& pattern,
                        read_function read) {
     std::atomic<std::uint64_t> sum{0};
@@ -44,7 +45,8 @@ std::uint64_t read_all(butterfly::executor const& threads,
     auto const first = [&](std::size_t part) { return pages * part / parts * page_bytes; };
     threads.each(threads.threads(), [&](butterfly::index_t part, int) noexcept {
         std::size_t const at = first(static_cast<std::size_t>(part)), end = first(static_cast<std::size_t>(part) + 1);
-        sum += read(reinterpret_cast<char const*>(memory.data()) + at, end - at, pattern);
+        for (int i = 0; i < passes; ++i)
+            sum += read(reinterpret_cast<char const*>(memory.data()) + at, end - at, pattern);
     });
     return sum;
 }

@@ -24,10 +24,11 @@ namespace bench {
 /// Memory that read_all reads is a multiple of this.
 inline constexpr std::size_t page_bytes = 4096;
 
-/// Reads every byte once, each thread pages of its own. Returns something of what was read. `memory` begins at a
-/// multiple of 64.
+/// Reads every byte `passes` times, each thread pages of its own and without waiting for others in between. Returns
+/// something of what was read. `memory` begins at a multiple of 64.
 std::uint64_t read_all(butterfly::executor const& threads,
                        std::span<std::byte const> memory,
+                       int passes,
                        read_pattern const& pattern,
                        read_function read);
 

@@ -87,6 +87,9 @@ json describe_machine() {
     ::uname(&system);
     std::string cpu = line_of("/proc/cpuinfo", "model name");
     if (cpu.empty()) cpu = system.machine;
+    // A virtual machine's name says little: family and model tell one microarchitecture from another.
+    if (std::string const family = line_of("/proc/cpuinfo", "cpu family"); !family.empty())
+        cpu += fmt::format(", family {}, model {}", family, line_of("/proc/cpuinfo", "model\t"));
     return {{"cpu", cpu},
             {"cores", std::thread::hardware_concurrency()},
             {"memory_bytes", total_memory()},
