@@ -13,6 +13,7 @@
 #include "timing.hpp"
 #include "usage.hpp"
 
+#include <cstdlib>
 #include <functional>
 #include <random>
 
@@ -218,8 +219,9 @@ void run(settings const& s, bench::json document) {
     std::string const name = bench::make_machine(s.common.backend, 1).name();
     fmt::print(text, "Causal prefill, {} tokens, heads {}/{}, backend {}\n", s.tokens, s.heads, s.kv_heads, name);
     if (bench::has_openblas())
-        fmt::print(text, "OpenBLAS runs its {} kernels (OPENBLAS_CORETYPE asks for others).\n",
-                   bench::openblas_kernels());
+        fmt::print(text, "OpenBLAS runs its {} kernels, {}.\n", bench::openblas_kernels(),
+                   std::getenv("OPENBLAS_CORETYPE") != nullptr ? "as OPENBLAS_CORETYPE says"
+                                                               : "its own choice: OPENBLAS_CORETYPE asks for others");
     else
         fmt::print(text, "This build has no OpenBLAS; that peer is left out.\n");
     document["backend"] = name;

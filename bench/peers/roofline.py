@@ -83,7 +83,7 @@ def legend(figure, data):
     kinds = [k for k in report.KINDS if any(c["kind"] == k for c in data["cases"])]
     handle = lambda **style: plt.Line2D([], [], linestyle="none", markersize=8, **style)
     handles = [handle(marker="o", color=COLORS[n]) for n in seen] + [handle(marker=MARKERS[k], color=FAINT) for k in kinds]
-    figure.legend(handles, [report.NAMES[n] for n in seen] + kinds, loc="lower center", ncol=4, frameon=False, fontsize=9)
+    figure.legend(handles, [report.NAMES[n] for n in seen] + kinds, loc="lower center", ncol=4 if len(figure.axes) > 1 else 2, frameon=False, fontsize=9)
 
 
 def draw(data, out):
@@ -109,6 +109,7 @@ def draw(data, out):
     paths = []
     for kind in ("svg", "png"):
         paths.append(f"{out}.{kind}")
-        figure.savefig(paths[-1], dpi=150, facecolor="white", metadata={"Date": None} if kind == "svg" else None)
+        figure.savefig(paths[-1], dpi=150, facecolor="white", bbox_inches="tight",
+                       metadata={"Date": None} if kind == "svg" else None)
     plt.close(figure)
     return paths

@@ -723,3 +723,27 @@ TEST_CASE("subnormal keys, values and queries count", "[backend]") {
     check(float{}, 0x1p-127F);
     check(bf::float16{}, 0x1p-17F);
 }
+
+TEST_CASE("outputs in f16 are those in f32, rounded", "[backend]") {
+    for (bf::index_t const tokens : {1, 30})
+        for (float const size : {1.0F, 1e5F, 1e-7F}) { // beyond the largest f16, and below the normal ones
+            bf::testing::problem_options const o{
+                .heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 60, .head_dim = 43, .seed = 4};
+            auto wide   = bf::testing::make_problem<float, float, float>(o);
+            auto narrow = bf::testing::make_problem<float, float, bf::float16>(o);
+            for (auto* const v : {&wide.v, &narrow.v})
+                for (bf::index_t h = 0; h < 2; ++h)
+                    for (bf::index_t j = 0; j < 60; ++j)
+                        for (bf::index_t d = 0; d < 43; ++d) v->at(h, j, d) *= size;
+            bf::attend_options const at{.q_position = 60 - tokens};
+            bf::visible::interval const sees = bf::visible::causal_prefix();
+            bf::backend::simd<> const cpu;
+            bf::attend(cpu, wide.q.view(), wide.out.view(), at, bf::pool(wide.k.view(), wide.v.view(), sees));
+            bf::attend(cpu, narrow.q.view(), narrow.out.view(), at, bf::pool(narrow.k.view(), narrow.v.view(), sees));
+            CAPTURE(tokens, size);
+            for (bf::index_t h = 0; h < 4; ++h)
+                for (bf::index_t t = 0; t < tokens; ++t)
+                    for (bf::index_t d = 0; d < 43; ++d)
+                        REQUIRE(narrow.out.at(h, t, d).bits == bf::float16(wide.out.at(h, t, d)).bits);
+        }
+}

@@ -145,3 +145,37 @@ TEST_CASE("rounding queries to bf16 moves a row by no more than is said", "[test
                                              bf::pool(exact.k.view(), exact.v.view(), bf::visible::causal_prefix()));
     for (double const x : none.rounded) REQUIRE(x == 0.0);
 }
+
+namespace {
+
+/// How far a call that is wrong is from what is allowed, over the worst element.
+template <bf::element KV>
+double wrong_by_times(bf::index_t keys, bf::attend_options const& o, bf::index_t window) {
+    auto p = bt::make_problem<bf::bfloat16, KV>(
+        {.tokens = 1, .keys = keys, .head_dim = 64, .seed = 9, .values = bt::distribution::normal});
+    auto const wanted      = bt::evaluate(p.q.view(), p.out.view(), bt::detail::at_end(p), bt::detail::whole(p));
+    bf::attend_options own = bt::detail::at_end(p);
+    own.scale *= o.scale;
+    bf::attend(bf::backend::scalar{}, p.q.view(), p.out.view(), own,
+               bt::detail::whole(p, bf::visible::exact_window(window)));
+    return bt::compare(p.out.view(), wanted).ratio;
+}
+
+template <bf::element KV>
+void expect_noticed() {
+    for (bf::index_t const keys : {300, 4096}) {
+        CAPTURE(bf::name_of(bf::element_type_of<KV>), keys);
+        REQUIRE(wrong_by_times<KV>(keys, {.scale = 1.0F}, keys) < 1.0);
+        REQUIRE(wrong_by_times<KV>(keys, {.scale = 1.0F}, keys - keys / 10) > 1.0); // the first tenth is missing
+        REQUIRE(wrong_by_times<KV>(keys, {.scale = 1.1F}, keys) > 1.0);
+        REQUIRE(wrong_by_times<KV>(keys, {.scale = 0.5F}, keys) > 1.0);
+    }
+}
+
+} // namespace
+
+TEST_CASE("a wrong kernel is noticed in every storage type, over few and many keys", "[testing]") {
+    expect_noticed<float>();
+    expect_noticed<bf::float16>();
+    expect_noticed<bf::bfloat16>();
+}

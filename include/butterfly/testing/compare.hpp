@@ -144,16 +144,19 @@ template <class T>
     return result;
 }
 
-/// The same, held to the row of a type: that of `storage` in general, f32 for a backend that widens exactly.
+/// The same, held to the row of a type: f16 or bf16 for a kernel that sums in that type, f32 for one that widens
+/// exactly.
 template <class T>
 [[nodiscard]] comparison compare(heads_view<T> got, attention const& wanted, element_type arithmetic) {
     return compare(got, wanted, tolerance_of(arithmetic));
 }
 
-/// Compares an output with the definition, held to the type its keys and values are kept in.
+/// Compares an output with the definition, held to what the kernels of this library keep: sums in f32, two-byte storage
+/// widened exactly, but for bf16, which may be multiplied by units of its own.
 template <class T>
 [[nodiscard]] comparison compare(heads_view<T> got, attention const& wanted) {
-    return compare(got, wanted, wanted.storage);
+    return compare(got, wanted,
+                   wanted.storage == element_type::bf16 ? tolerance_of_bf16_units() : tolerance_of(element_type::f32));
 }
 
 /// Compares log-sum-exps [heads, tokens]; -inf must be -inf.

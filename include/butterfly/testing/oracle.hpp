@@ -120,6 +120,16 @@ private:
     return sum;
 }
 
+/// What each element of a query loses where it is rounded to bf16, in magnitude.
+[[nodiscard]] inline Eigen::VectorXd lost_in_bf16(Eigen::VectorXf const& query) {
+    Eigen::VectorXd lost(query.size());
+    for (Eigen::Index i = 0; i < query.size(); ++i) {
+        float const kept = bfloat16(query[i]);
+        lost[i]          = std::isfinite(kept) ? std::abs(static_cast<double>(query[i]) - kept) : 0.0;
+    }
+    return lost;
+}
+
 /// One visible key of a row.
 struct seen_key {
     double logit;
@@ -227,8 +237,9 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
         }
         for (index_t token = 0; token < p.tokens(); ++token) {
             backend::on_host::load_row(p.q, head, token, query.data());
-            Eigen::VectorXd const q = query.cast<double>();
-            index_t const position  = query_position(p, token);
+            Eigen::VectorXd const q    = query.cast<double>();
+            Eigen::VectorXd const lost = detail::lost_in_bf16(query);
+            index_t const position     = query_position(p, token);
             std::vector<detail::seen_key> seen;
             double& sizes = result.logit_size[result.at(head, token)];
             for (int i = 0; i < p.pool_count; ++i) {
@@ -258,8 +269,9 @@ finish_row(std::vector<seen_key> const& seen, double const* sink, index_t head, 
                     double const products = std::abs(o.scale) * detail::dot(q, key, true);
                     double const size =
                         products + std::abs(weight) + std::abs(*edge) + std::abs(alibi) + std::abs(mask);
-                    sizes              = std::max(sizes, size);
-                    double const moves = pool.keys.codec == codec_id::raw_bf16 ? 0x1p-8 * products : 0.0;
+                    sizes                = std::max(sizes, size);
+                    bool const may_round = pool.keys.codec == codec_id::raw_bf16;
+                    double const moves   = may_round ? std::abs(o.scale) * detail::dot(lost, key, true) : 0.0;
                     seen.push_back({s, moves, &values[at][slot]});
                 }
             }
