@@ -333,8 +333,11 @@ def measure(arguments, selected, folder):
         finally:
             for worker in workers.values():
                 worker.stop()
-    data["limits"] = join_limits(limits, machine_limits(arguments, folder))
-    save(data, folder)
+    try:
+        data["limits"] = join_limits(limits, machine_limits(arguments, folder))
+        save(data, folder)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"limits: those before the cases alone, {error}", file=sys.stderr)
     return data
 
 

@@ -31,6 +31,7 @@ constexpr int lanes_of_build = 4, chains_of_build = chains;
 float fma_build(std::int64_t turns) {
     using vector = float __attribute__((vector_size(lanes_of_build * sizeof(float))));
     std::array<vector, chains_of_build> sums;
+#pragma GCC unroll 24
     for (int i = 0; i < chains_of_build; ++i) sums[i] = vector{} + static_cast<float>(i);
     for (std::int64_t t = 0; t < turns; ++t)
 #pragma GCC unroll 24
@@ -56,6 +57,7 @@ float fma_build(std::int64_t turns) {
 [[gnu::target("avx512f")]] float fma_avx512(std::int64_t turns) {
     __m512 const a = _mm512_set1_ps(decay), b = _mm512_set1_ps(input);
     __m512 sums[wide_chains];
+#pragma GCC unroll 24
     for (int i = 0; i < wide_chains; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
     for (std::int64_t t = 0; t < turns; ++t)
 #pragma GCC unroll 24
@@ -68,6 +70,7 @@ float fma_build(std::int64_t turns) {
 [[gnu::target("avx512f,avx512fp16,avx512bw,avx512vl")]] float fma_fp16_avx512(std::int64_t turns) {
     __m512i const a = _mm512_set1_epi16(0x3a00), b = _mm512_set1_epi16(0x3600); // 0.75, 0.375
     __m512i sums[wide_chains];
+#pragma GCC unroll 24
     for (__m512i& sum : sums) sum = b;
     for (std::int64_t t = 0; t < turns; ++t)
 #pragma GCC unroll 24
@@ -81,6 +84,7 @@ float fma_build(std::int64_t turns) {
 [[gnu::target("avx512f,avx512bf16")]] float dot_bf16_avx512(std::int64_t turns) {
     __m512 sums[wide_chains];
     __m512i const a = _mm512_set1_epi32(0x3f003e80), b = _mm512_set1_epi32(static_cast<int>(0xbe803f00U)); // +-1/8
+#pragma GCC unroll 24
     for (int i = 0; i < wide_chains; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
     for (std::int64_t t = 0; t < turns; ++t)
 #pragma GCC unroll 24
@@ -94,6 +98,7 @@ float fma_build(std::int64_t turns) {
 [[gnu::target("avx512f,avx512vnni")]] float dot_int8_avx512(std::int64_t turns) {
     __m512i sums[wide_chains];
     __m512i const a = _mm512_set1_epi32(0x05030201), b = _mm512_set1_epi32(0x01fe0103); // wraps around, as integers may
+#pragma GCC unroll 24
     for (int i = 0; i < wide_chains; ++i) sums[i] = _mm512_set1_epi32(i);
     for (std::int64_t t = 0; t < turns; ++t)
 #pragma GCC unroll 24

@@ -472,6 +472,22 @@ TEST_CASE("scratch of a decode step is of its rows", "[backend]") {
     REQUIRE(bytes(4, 1) < bytes(4, 4));
 }
 
+// Tiles of rows are anchored at positions, whatever the length of the call: a short one meets few borders.
+TEST_CASE("speculation over routed blocks shares a pass", "[backend]") {
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    bf::pool_ref pool                = dense_pool(sees, 5000);
+    pool.visibility.row_alignment    = 128;
+    for (bf::index_t const tokens : {2, 5, 8}) {
+        int once = 0;
+        for (bf::index_t at = 1024; at < 1152; ++at) {
+            bf::problem const p = dense_problem(pool, 4, tokens, at);
+            once += bf::backend::vec::cut_problem<bf::isa::current>(p).items() == 1 ? 1 : 0;
+        }
+        CAPTURE(tokens);
+        REQUIRE(once >= 128 - 4 * static_cast<int>(tokens)); // tiles of 32 tokens have four borders
+    }
+}
+
 TEST_CASE("a few tokens of speculation share a pass over the keys, which is split", "[backend]") {
     bf::visible::interval const sees = bf::visible::causal_prefix();
     bf::pool_ref const pool          = dense_pool(sees, 131072);
@@ -693,7 +709,7 @@ TEST_CASE("a graph with more query heads on a key head than an item holds", "[ba
 }
 
 // Numbers below the normal ones are numbers: f16 has many that matter.
-TEST_CASE("subnormal keys, values and queries count", "[backend]") {
+TEST_CASE("subnormal keys and values count", "[backend]") {
     auto const check = []<class KV>(KV, float size) {
         for (bf::index_t const tokens : {1, 40})
             for (bf::index_t const head_dim : {9, 64}) {
@@ -746,4 +762,26 @@ TEST_CASE("outputs in f16 are those in f32, rounded", "[backend]") {
                     for (bf::index_t d = 0; d < 43; ++d)
                         REQUIRE(narrow.out.at(h, t, d).bits == bf::float16(wide.out.at(h, t, d)).bits);
         }
+}
+
+// One key: the output is its value, so that every kind of value can be had, ties among them.
+TEST_CASE("an output in f16 is rounded as float16 rounds", "[backend]") {
+    std::vector<float> values{1.0F + 0x1p-11F, 1.0F + 0x3p-11F, -1.0F - 0x1p-11F, 65519.0F, 65520.0F, -1e9F, 0x1p-25F,
+                              0x3p-25F,        0x1.8p-24F,      0x1p-26F,         -0.0F,    inf,      -inf};
+    while (values.size() < 43) values.push_back(0.37F * static_cast<float>(values.size()));
+    for (std::size_t turn = 0; turn < values.size(); ++turn) { // each in a whole vector and in a tail
+        auto p = bf::testing::make_problem<float, float, bf::float16>({.tokens = 1, .keys = 1, .head_dim = 43});
+        for (bf::index_t d = 0; d < 43; ++d) p.v.at(0, 0, d) = values[static_cast<std::size_t>(d)];
+        bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), {},
+                   bf::pool(p.k.view(), p.v.view(), bf::visible::causal_prefix()));
+        for (bf::index_t d = 0; d < 43; ++d) {
+            float const value = values[static_cast<std::size_t>(d)];
+            CAPTURE(turn, d, value);
+            if (value == 0.0F)
+                REQUIRE(static_cast<float>(p.out.at(0, 0, d)) == 0.0F); // 0 + -0 is 0
+            else
+                REQUIRE(p.out.at(0, 0, d).bits == bf::float16(value).bits);
+        }
+        std::rotate(values.begin(), values.begin() + 1, values.end());
+    }
 }

@@ -62,7 +62,7 @@ template <class Isa>
 [[nodiscard]] std::string plan_text(problem const& p, int threads) {
     cut const c      = cut_problem<Isa>(p, threads);
     std::string text = c.stream ? "stream class, " : "tile class, ";
-    text += std::to_string(c.tokens) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
+    text += std::to_string(c.item_tokens()) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
     simd_codec_ops const* const keys = p.pools[0].keys.ops != nullptr ? &ops_of(p.pools[0].keys) : nullptr;
     if (c.stream)
         return text + (keys != nullptr ? keys->unit : "f32") + ", keys and values read in place in spans of " +

@@ -36,8 +36,8 @@ struct tolerance {
     double least   = 0.0; ///< times keys: what is lost where subnormals are zero
 };
 
-/// The tolerance table, by the coarsest type that keys or values are kept in: a backend may multiply in that type. A
-/// backend that widens two-byte storage exactly is held to the row of f32.
+/// The tolerance table, by the type that sums are kept in. A backend that widens two-byte storage exactly and sums in
+/// f32 is held to the row of f32.
 [[nodiscard]] constexpr tolerance tolerance_of(element_type storage) noexcept {
     return storage == element_type::f32
                ? tolerance{.unit = 0x1p-24, .base = 8.0, .root = 2.0, .each = 0.125, .logit = 4.0, .dims = 1.0}

@@ -120,12 +120,13 @@ private:
     return sum;
 }
 
-/// What each element of a query loses where it is rounded to bf16, in magnitude.
+/// What each element of a query loses where it is rounded to bf16 and subnormals are zero, in magnitude.
 [[nodiscard]] inline Eigen::VectorXd lost_in_bf16(Eigen::VectorXf const& query) {
     Eigen::VectorXd lost(query.size());
     for (Eigen::Index i = 0; i < query.size(); ++i) {
-        float const kept = bfloat16(query[i]);
-        lost[i]          = std::isfinite(kept) ? std::abs(static_cast<double>(query[i]) - kept) : 0.0;
+        float kept = bfloat16(query[i]);
+        if (std::abs(kept) < 0x1p-126F) kept = 0.0F;
+        lost[i] = std::isfinite(kept) ? std::abs(static_cast<double>(query[i]) - kept) : 0.0;
     }
     return lost;
 }

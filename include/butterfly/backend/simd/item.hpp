@@ -74,11 +74,19 @@ struct cut {
     index_t tiles;      // row tiles
     index_t per_block;  // of aligned tiles: tiles of a block
     index_t first_tile; // of aligned tiles: number of the first one, counted from position 0
+    index_t call;       // tokens that the call has
 
     [[nodiscard]] index_t items() const noexcept { return chunks * tiles; }
 
+    /// Most tokens of an item of this call: tiles are as large in a short one, so that their borders do not move.
+    [[nodiscard]] int item_tokens() const noexcept {
+        return static_cast<int>(std::clamp<index_t>(call, 1, std::max(tokens, 1)));
+    }
+
     /// Most rows of what goes through the stream class: an item, or a token of one.
-    [[nodiscard]] int streamed() const noexcept { return stream ? tokens * chunk : std::min(chunk, stream_rows); }
+    [[nodiscard]] int streamed() const noexcept {
+        return stream ? item_tokens() * chunk : std::min(chunk, stream_rows);
+    }
 };
 
 /// The rows of one item. Row r is query token first + r / heads, query head head + r % heads.
@@ -124,8 +132,8 @@ template <class Isa>
     int const aim       = c.stream ? stream_rows : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
-    if (c.stream) c.tokens = static_cast<int>(std::clamp<index_t>(most, 1, c.tokens)); // scratch is of that many rows
-    c.chunks = p.heads() / group * detail::ceil_div(group, c.chunk);
+    c.call              = p.tokens();
+    c.chunks            = p.heads() / group * detail::ceil_div(group, c.chunk);
     if (c.alignment != no_alignment && !strewn) {
         cut_aligned(p, c);
         return c;

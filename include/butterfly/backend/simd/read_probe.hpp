@@ -5,7 +5,7 @@
 //
 // Rows that will be read next may be fetched, and the first lines of pages ahead of their turn, because prefetchers of
 // a CPU stop at pages of 4 KiB and start anew with a miss. From memory that is worth a factor of two; from a cache it
-// only costs (docs/kernels.md has figures), and what is in a cache nobody says: a context may be small and yet cold,
+// only costs, up to half of the time, and what is in a cache nobody says: a context may be small and yet cold,
 // because other layers were read since. So each thread times spans, keeps a mean for each pattern and size of context,
 // reads by the best, and tries the others again now and then. Fetching changes no bit.
 

@@ -66,7 +66,7 @@ void expect_chunk_invariance(report& r,
     index_t const all   = p.q.shape().tokens;
     index_t const group = p.q.shape().heads / p.k.shape().heads;
     // Tokens of the largest call of the stream class.
-    index_t const few = std::max(s.stream_rows / group, std::min(s.stream_tokens, 4 * s.stream_rows / group));
+    index_t const few = std::max(s.stream_rows / group, std::min(s.stream_tokens, 8 * s.stream_rows / group));
     attend_options o;
     o.edge_bias            = {0.5F, -0.25F, 1.5F, -2.0F};
     auto whole_run         = p;

@@ -19,10 +19,10 @@ namespace butterfly::testing {
 struct sweep {
     std::uint64_t seed  = 1;
     bool brief          = false; // a few sizes instead of all: emulators, sanitizers
-    bool widens         = true;  // two-byte storage is widened exactly and multiplied in f32
+    bool widens         = true;  // two-byte storage is widened exactly and summed in f32
     bool rounds         = false; // but beside keys and values in bf16, queries and weights are rounded to bf16
     index_t stream_rows = 0; // calls of at most this many rows (tokens x group) are a kernel class of their own; 0: no
-    index_t stream_tokens = 0; // calls of at most this many tokens are of that class too, up to four times the rows
+    index_t stream_tokens = 0; // calls of at most this many tokens are of that class too, up to eight times the rows
 };
 
 /// What a law found. `text` describes the first case that failed.
