@@ -8,7 +8,7 @@
 //       S = Q K^T;  logits;  online softmax;  O += S V
 //   spans fold into one result in pool and slot order
 //
-// equals attend_row (backend/scalar.hpp), up to summation order. Operands stay in registers (1.1 to 1.25 times in
+// equals attend_row (backend/scalar.hpp), up to summation order. Operands stay in registers (1.14 to 1.26 times in
 // cache, GCC read them again); what comes next is fetched while scores and sums are made, from memory 1.8 to 2 times as
 // fast as nothing fetched, in a cache slower, so that it is chosen by trial (read_probe.hpp). Rejected, from memory:
 // fetching into L2 (58 % of a plain read, where L1 has 67), one to four tiles farther (52), the same operand 8 to 48
