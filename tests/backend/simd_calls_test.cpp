@@ -497,10 +497,95 @@ TEST_CASE("a few tokens of speculation share a pass over the keys, which is spli
             auto const c        = bf::backend::vec::cut_problem<bf::isa::current>(p);
             CAPTURE(group, tokens);
             REQUIRE(c.items() == 1); // of one kv head
-            REQUIRE(bf::backend::vec::may_split(p, c, 16));
+            REQUIRE(bf::backend::vec::may_split<bf::isa::current>(p, c, 16));
             REQUIRE(bf::backend::vec::load_of(p, c).widest == 32);
         }
     REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 4, 9, 131063)).stream);
+}
+
+TEST_CASE("tiles of a few tokens share a pass over the keys, which is split", "[backend]") {
+    using isa                        = bf::isa::current;
+    namespace vec                    = bf::backend::vec;
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    bf::pool_ref const pool          = dense_pool(sees, 131072);
+    for (auto const& [group, tokens, items] :
+         {std::array{259, 1, 1}, {32, 8, 1}, {128, 2, 1}, {128, 8, 4}, {4, 64, 1}}) {
+        bf::problem const p = dense_problem(pool, group, tokens, 131072 - tokens);
+        vec::cut const c    = vec::cut_problem<isa>(p, 16);
+        CAPTURE(group, tokens);
+        REQUIRE((!c.stream && c.spanned));
+        REQUIRE(c.items() == items);
+        REQUIRE(vec::may_split<isa>(p, c, 16));
+        REQUIRE(vec::load_of(p, c).widest == 32);
+    }
+    REQUIRE_FALSE(vec::cut_problem<isa>(dense_problem(pool, 4, 65, 131007)).spanned);
+    bf::problem const many = dense_problem(pool, 512, 64, 131008); // partial results of all rows: too much memory
+    REQUIRE_FALSE(vec::may_split<isa>(many, vec::cut_problem<isa>(many, 1000), 1000));
+}
+
+namespace {
+
+/// Calls of the last tokens of a sequence, whose tiles are walked in spans.
+template <class KV>
+struct short_calls {
+    static constexpr bf::index_t heads = 36, tokens = 12, keys = 13000, bad = keys - 5;
+
+    bf::testing::seeded_problem<float, KV> data = bf::testing::make_problem<float, KV>(
+        {.heads = heads, .kv_heads = 1, .tokens = tokens, .keys = keys, .head_dim = 17, .seed = 3});
+    bf::backend::bf16_unit unit = bf::backend::bf16_unit::fma;
+
+    /// The outputs of calls of `step` tokens on so many threads.
+    template <class... Sees>
+    [[nodiscard]] auto run(int threads, bf::index_t step, Sees const&... sees) const {
+        auto copy = data;
+        bf::meeting barrier;
+        bf::testing::on_threads(threads, [&](int thread) {
+            bf::share const part{.thread = thread, .threads = threads, .barrier = barrier};
+            bf::backend::simd<> const cpu{.executor = part, .bf16 = unit};
+            for (bf::index_t at = 0; at < tokens; at += step) {
+                bf::index_t const held = keys - tokens + at + step;
+                bf::attend(cpu, copy.q.view().slice(at, step), copy.out.view().slice(at, step),
+                           {.q_position = held - step},
+                           bf::pool(copy.k.view().slice(0, held), copy.v.view().slice(0, held), sees)...);
+            }
+        });
+        return copy.out;
+    }
+
+    template <class... Sees>
+    void check(Sees const&... sees) const {
+        auto const alone  = run(1, tokens, sees...);
+        auto const wanted = bf::testing::evaluate(data.q.view(), data.out.view(), {.q_position = keys - tokens},
+                                                  bf::pool(data.k.view(), data.v.view(), sees)...);
+        auto const right  = bf::testing::compare(alone.view(), wanted);
+        INFO(right.text());
+        REQUIRE(right.ok);
+        for (int const threads : {1, 2, 20})
+            for (bf::index_t const step : {4, 12}) {
+                CAPTURE(threads, step);
+                auto const other = run(threads, step, sees...);
+                auto const same  = bf::testing::compare_bits(other.view(), alone.view());
+                INFO(same.text());
+                REQUIRE(same.ok);
+            }
+    }
+};
+
+} // namespace
+
+TEST_CASE("tiles of a few tokens have the bits of one thread on many", "[backend]") {
+    auto const check = []<class KV>(short_calls<KV> calls) {
+        calls.check(bf::visible::causal_prefix());
+        calls.check(bf::visible::exact_window(4803)); // some rows see the end of a span, others begin with the next
+        if (!test::short_sweep()) calls.check(bf::visible::exact_window(9000), bf::visible::causal_prefix());
+        calls.data.v.at(0, calls.bad, 3) = KV(std::numeric_limits<float>::quiet_NaN());
+        calls.data.v.at(0, 6000, 5)      = KV(inf); // of a span before
+        calls.check(bf::visible::causal_prefix());
+    };
+    if (test::shortest_sweep()) return;
+    check(short_calls<float>{});
+    for (auto const unit : {bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile})
+        if (available(unit)) check(short_calls<bf::bfloat16>{.unit = unit});
 }
 
 TEST_CASE("aligned cuts hold every token once and no empty item", "[backend]") {

@@ -52,7 +52,8 @@ template <class Isa>
         cut const c      = cut_problem<Isa>(p);
         most             = std::max(most, stream_scratch<Isa>::bytes(c.streamed(), dk, dv));
         if (c.stream) continue;
-        most = std::max(most, tile_scratch::bytes(unit_of<Isa>(p), dk, dv, static_cast<bool>(p.options.mask.data)));
+        bool const masked = static_cast<bool>(p.options.mask.data);
+        most              = std::max(most, tile_scratch::bytes(unit_of<Isa>(p), dk, dv, masked, c.spanned));
     }
     return most;
 }
@@ -70,6 +71,7 @@ template <class Isa>
     tile_unit const& unit = unit_of<Isa>(p);
     text +=
         unit.name + (", strips of " + std::to_string(unit.strip)) + " rows x " + std::to_string(tile_slots) + " keys";
+    if (c.spanned) text += ", in spans of " + std::to_string(span_slots) + " slots";
     for (int k = 0; k < p.pool_count; ++k)
         if (p.pools[k].visibility.shares != nullptr)
             return text + ", rows with few keys in common one by one in the stream class";

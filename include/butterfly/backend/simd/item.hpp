@@ -3,11 +3,13 @@
 
 // How a problem is cut into items, and what the two kernel classes share: the rows of an item, and its key tiles.
 //
-// Stream class: few rows (decode, some tokens of speculation). Memory binds: keys are read in place, in spans of
-// span_slots slots that may run on different threads.
+// Stream class: few rows (decode, some tokens of speculation). Memory binds: keys are read in place.
 //
 // Tile class: more rows (prefill). Arithmetic binds: keys and values are packed once for all rows of an item. Rows that
 // have too few keys in common go through the stream class one by one.
+//
+// Calls of few tokens have few items, and perhaps many threads: they walk keys in spans of span_slots slots, each from
+// an empty state, that may run on different threads.
 //
 // The class and every boundary that a bit depends on follow from the call's shape and positions. Threads decide only
 // how many rows share an item of the tile class.
@@ -25,18 +27,38 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
-/// Most rows of an item of the stream class. A group of more query heads reads its keys more than once.
+/// Most rows of an item of the stream class.
 inline constexpr int stream_rows = 128;
 
-/// Whether calls of so many tokens are of the stream class: one token, 16 rows, or 8 tokens of speculation with
-/// stream_rows rows. Tiles multiply 17 rows and more faster where keys are in a cache and one thread works; only the
-/// stream class splits keys over threads.
+/// Whether calls of so many tokens are of the stream class: 16 rows, or 8 tokens of speculation with stream_rows rows.
+/// Tiles multiply 17 rows and more faster where keys are in a cache.
 [[nodiscard]] constexpr bool are_few(index_t tokens, index_t group) noexcept {
-    return tokens == 1 || tokens * group <= 16 || (tokens <= 8 && tokens * group <= stream_rows);
+    return tokens * group <= 16 || (tokens <= 8 && tokens * group <= stream_rows);
 }
 
-/// Slots of one span of the stream class: partial results of spans are combined in slot order.
+/// Most tokens of a call of the tile class that walks keys in spans: a tree of speculation, the end of a prompt.
+inline constexpr index_t short_tokens = 64;
+
+/// Slots of one span: partial results of spans are combined in slot order.
 inline constexpr index_t span_slots = 4096;
+
+/// Most spans of one pool, from its shape alone.
+[[nodiscard]] inline index_t most_spans(pool_ref const& pool) noexcept {
+    index_t const slots = pool.keys.ring != 0 ? std::min(pool.slots, pool.keys.ring) : pool.slots;
+    return detail::ceil_div(slots, span_slots) + 1;
+}
+
+/// Most spans of all pools.
+[[nodiscard]] inline index_t most_spans(problem const& p) noexcept {
+    index_t count = 0;
+    for (int k = 0; k < p.pool_count; ++k) count += most_spans(p.pools[k]);
+    return count;
+}
+
+/// Whether some pool has spans enough for several threads.
+[[nodiscard]] inline bool is_long(problem const& p) noexcept {
+    return std::any_of(p.pools, p.pools + p.pool_count, [](pool_ref const& pool) { return most_spans(pool) > 3; });
+}
 
 /// Items for each thread that a call should have before they grow: enough to deal them evenly.
 inline constexpr index_t enough_items = 8;
@@ -67,6 +89,7 @@ template <class Isa>
 /// How one problem is cut into row tiles and head chunks.
 struct cut {
     bool stream;        // kernel class
+    bool spanned;       // keys are walked in spans
     int chunk;          // query heads of an item, all of one kv head
     int tokens;         // most query tokens of an item
     index_t alignment;  // no item straddles a multiple of it, in positions
@@ -119,17 +142,22 @@ template <class Isa>
     cut c{};
     c.alignment     = no_alignment;
     bool rows_apart = false; // each query head has rows of its own
+    bool in_slots   = true;  // spans count slots
     for (int i = 0; i < p.pool_count; ++i) {
         visibility_ref const& v = p.pools[i].visibility;
         if (v.row_alignment != no_alignment)
             c.alignment = c.alignment == no_alignment ? v.row_alignment : std::gcd(c.alignment, v.row_alignment);
         rows_apart |= v.row_heads > p.kv_heads;
+        in_slots &= v.shares == nullptr;
     }
     index_t const group = rows_apart ? 1 : p.group();
     bool const strewn   = c.alignment != no_alignment && p.options.q_positions; // no two rows are known to be aligned
     index_t const most  = strewn ? 1 : std::min(p.tokens(), c.alignment);
-    c.stream            = are_few(most, group);
-    int const aim       = c.stream ? stream_rows : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
+    c.stream            = are_few(most, group) || (most == 1 && !in_slots); // a list has no key in common with itself
+    c.spanned           = c.stream || (p.tokens() <= short_tokens && in_slots);
+    int const aim       = c.stream                  ? stream_rows
+                          : c.spanned && is_long(p) ? unit_of<Isa>(p).rows // threads share spans, not rows
+                                                    : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
     c.call              = p.tokens();
@@ -192,6 +220,25 @@ rows_of(problem const& p, pool_ref const& pool, item const& i, bool together = f
 [[nodiscard]] inline key_span spans_of(key_span const& extent) noexcept {
     if (extent.first >= extent.end) return {0, 0};
     return {extent.first / span_slots, detail::ceil_div(extent.end, span_slots)};
+}
+
+/// The spans a pool has for an item.
+[[nodiscard]] inline key_span spans_of(problem const& p, int pool, item const& i) noexcept {
+    return spans_of(extent_of(p, p.pools[pool], pool, i));
+}
+
+/// Attention of an item by all pools and spans in order, in this thread. `part`: memory for what a span leaves.
+template <class Attention>
+void run_spans(problem const& p, item const& i, Attention& attention, std::byte* part) noexcept {
+    attention.clear_total();
+    for (int k = 0; k < p.pool_count; ++k) {
+        key_span const all = spans_of(p, k, i);
+        for (index_t s = all.first; s < all.end; ++s) {
+            attention.run_span(k, s, part);
+            attention.fold(part);
+        }
+    }
+    attention.finish();
 }
 
 /// Bytes of a row to fetch: rows of other heads may stand between those of one.

@@ -58,7 +58,7 @@ struct stream_scratch {
     float* scores;     // [rows][tile_slots]
     float* decoded;    // [tile_slots][wider stride]: rows of codecs that cannot be read in place
     stream_part total;
-    stream_part part;
+    std::byte* part; // stream_part: of the span that is walked
 
     [[nodiscard]] static constexpr index_t padded(index_t n) noexcept { return detail::round_up(n, query_padding); }
 
@@ -68,15 +68,14 @@ struct stream_scratch {
                2 * stream_part::bytes(rows, padded(dv));
     }
 
-    stream_scratch(int rows, index_t dk, index_t dv, std::byte* memory) noexcept
-        : total(rows, padded(dv), memory), part(rows, padded(dv), memory) {
+    stream_scratch(int rows, index_t dk, index_t dv, std::byte* memory) noexcept : total(rows, padded(dv), memory) {
         host::carver c(memory);
         queries = c.take<float>(rows * padded(dk));
         packed  = c.take<std::byte>(4 * rows * padded(dk));
         scores  = c.take<float>(rows * tile_slots);
         decoded = c.take<float>(tile_slots * std::max(padded(dk), padded(dv)));
         total   = stream_part(rows, padded(dv), c.take<std::byte>(stream_part::bytes(rows, padded(dv))));
-        part    = stream_part(rows, padded(dv), c.take<std::byte>(stream_part::bytes(rows, padded(dv))));
+        part    = c.take<std::byte>(stream_part::bytes(rows, padded(dv)));
     }
 };
 
@@ -84,6 +83,11 @@ struct stream_scratch {
 template <class Isa>
 class stream_attention {
 public:
+    /// Bytes of what a span leaves of so many rows.
+    [[nodiscard]] static index_t part_bytes(problem const& p, int rows) noexcept {
+        return stream_part::bytes(rows, stream_scratch<Isa>::padded(p.out.shape.head_dim));
+    }
+
     stream_attention(problem const& p, item const& i, std::byte* memory) noexcept
         : p_(p), i_(i), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
           key_stride_(stream_scratch<Isa>::padded(dk_)), stride_(stream_scratch<Isa>::padded(dv_)),
@@ -95,26 +99,11 @@ public:
         }
     }
 
-    /// The spans a pool has for this item: [first, end) in units of span_slots.
-    [[nodiscard]] static key_span spans(problem const& p, int pool, item const& i) noexcept {
-        return spans_of(extent_of(p, p.pools[pool], pool, i));
-    }
-
-    /// All pools and spans in order, in this thread.
-    void run() noexcept {
-        at_.total.clear(i_.rows(), stride_);
-        for (int k = 0; k < p_.pool_count; ++k) {
-            key_span const all = spans(p_, k, i_);
-            for (index_t s = all.first; s < all.end; ++s) {
-                run_span(k, s, at_.part);
-                fold(at_.part);
-            }
-        }
-        finish();
-    }
+    void run() noexcept { run_spans(p_, i_, *this, at_.part); }
 
     /// One span of one pool, from an empty state.
-    void run_span(int pool_index, index_t span, stream_part const& part) noexcept {
+    void run_span(int pool_index, index_t span, std::byte* memory) noexcept {
+        stream_part const part(i_.rows(), stride_, memory);
         part.clear(i_.rows(), stride_);
         pool_ref const& pool = p_.pools[pool_index];
         prepare(ops_of(pool.keys));
@@ -141,7 +130,8 @@ public:
     }
 
     /// total = total merged with part; an empty part changes no bit.
-    void fold(stream_part const& part) noexcept {
+    void fold(std::byte* memory) noexcept {
+        stream_part const part(i_.rows(), stride_, memory);
         for (int r = 0; r < i_.rows(); ++r) {
             merge_factors const m =
                 merge({at_.total.max[r], at_.total.sum[r]}, softmax_state{part.max[r], part.sum[r]});

@@ -31,27 +31,61 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
-/// Attention of one item.
+/// Attention of one item, at once or a span at a time.
 template <class Isa>
 class tile_attention {
 public:
-    tile_attention(problem const& p, item const& i, std::byte* memory) noexcept
+    /// Bytes of what a span leaves of so many rows.
+    [[nodiscard]] static index_t part_bytes(problem const& p, int rows) noexcept {
+        return tile_part::bytes(unit_of<Isa>(p), rows, p.out.shape.head_dim);
+    }
+
+    tile_attention(problem const& p, cut const& c, item const& i, std::byte* memory) noexcept
         : p_(p), i_(i), unit_(unit_of<Isa>(p)), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
-          masked_(static_cast<bool>(p.options.mask.data)), adjusted_(is_adjusted(p)),
-          at_(unit_, dk_, dv_, masked_, memory) {}
+          masked_(static_cast<bool>(p.options.mask.data)), adjusted_(is_adjusted(p)), spanned_(c.spanned),
+          at_(unit_, dk_, dv_, masked_, spanned_, memory), to_(part_at(at_.part)) {
+        load_item();
+    }
 
     void run() noexcept {
-        start();
-        for (int k = 0; k < p_.pool_count; ++k) {
-            pool_ref const& pool = p_.pools[k];
-            row_tile const rows  = rows_of(p_, pool, i_, true);
-            tile_cursor cursor;
-            key_tile tile;
-            while (pool.visibility.next(pool.visibility.state, p_, k, rows, {0, no_alignment}, cursor, tile))
-                visit(pool, tile);
-        }
-        finish();
+        if (spanned_) return run_spans(p_, i_, *this, at_.part);
+        clear(to_);
+        for (int k = 0; k < p_.pool_count; ++k) walk(k, {0, no_alignment});
+        finish(to_);
     }
+
+    /// One span of one pool, from an empty state.
+    void run_span(int pool, index_t span, std::byte* part) noexcept {
+        to_ = part_at(part);
+        clear(to_);
+        walk(pool, {span * span_slots, (span + 1) * span_slots});
+    }
+
+    void clear_total() noexcept { clear(part_at(at_.total)); }
+
+    /// total = total merged with part; an empty part changes no bit.
+    void fold(std::byte* memory) noexcept {
+        tile_part const total = part_at(at_.total), part = part_at(memory);
+        vector const to_base_2(unit_of_scores() * std::numbers::log2e_v<float>);
+        for (int s = 0; s < strips(); ++s)
+            for (int r = s * strip(); r < s * strip() + rows_in(s); r += lanes<Isa>) {
+                if (xsimd::all(load_as<Isa>(part.sum + r) == vector(0.0F))) continue;
+                vector const a = load_as<Isa>(total.base + r), b = load_as<Isa>(part.base + r);
+                vector const top  = xsimd::max(a, b);
+                vector const from = xsimd::select(top == vector(minus_infinity), vector(0.0F), top); // both empty
+                vector const old  = exp2<5>((a - from) * to_base_2);
+                vector const more = exp2<5>((b - from) * to_base_2);
+                auto const merge  = [&](float* to, float const* with) {
+                    fma(load_as<Isa>(with), more, load_as<Isa>(to) * old).store_unaligned(to);
+                };
+                top.store_unaligned(total.base + r);
+                merge(total.sum + r, part.sum + r);
+                index_t const at = s * strip() * column_rows(dv_) + r - s * strip();
+                for (index_t d = 0; d < dv_; ++d) merge(total.out + at + d * strip(), part.out + at + d * strip());
+            }
+    }
+
+    void finish() noexcept { finish(part_at(at_.total)); }
 
 private:
     using vector = f32<Isa>;
@@ -78,15 +112,22 @@ private:
     [[nodiscard]] std::uint32_t* queries(int s) const noexcept {
         return at_.queries + s * tile_scratch::query_words(unit_, dk_);
     }
-    [[nodiscard]] float* out(int s) const noexcept { return at_.out + s * strip() * column_rows(dv_); }
+    [[nodiscard]] float* out(tile_part const& part, int s) const noexcept {
+        return part.out + s * strip() * column_rows(dv_);
+    }
+    [[nodiscard]] tile_part part_at(std::byte* memory) const noexcept { return {unit_, i_.rows(), dv_, memory}; }
 
-    // Queries into lanes; empty states.
-    void start() noexcept {
+    void clear(tile_part const& part) const noexcept {
+        int const padded = strips() * strip();
+        std::fill_n(part.out, padded * column_rows(dv_), 0.0F);
+        std::fill_n(part.base, padded, minus_infinity);
+        std::fill_n(part.sum, padded, 0.0F);
+    }
+
+    /// Queries into lanes, and what else is of the item.
+    void load_item() noexcept {
         int const padded = strips() * strip();
         std::memset(at_.queries, 0, static_cast<std::size_t>(strips() * tile_scratch::query_words(unit_, dk_)) * 4);
-        std::fill_n(at_.out, padded * column_rows(dv_), 0.0F);
-        std::fill_n(at_.base, padded, minus_infinity);
-        std::fill_n(at_.sum, padded, 0.0F);
         std::fill_n(at_.slope, padded, 0.0F);
         std::fill_n(at_.position, padded, 0.0F);
         if (unit_.pack_values == nullptr) std::memset(at_.values, 0, static_cast<std::size_t>(operand_words(dv_)) * 4);
@@ -124,6 +165,16 @@ private:
             to[pairs] = dk_ % 2 != 0 ? detail::to_bfloat16_bits(row[dk_ - 1]) : 0U;
         }
         transpose(words, pairs + 1, count, (dk_ + 1) / 2, queries(s) + r, strip());
+    }
+
+    /// What the rows see of `slots` of a pool.
+    void walk(int pool_index, key_span const& slots) noexcept {
+        pool_ref const& pool = p_.pools[pool_index];
+        row_tile const rows  = rows_of(p_, pool, i_, true);
+        tile_cursor cursor;
+        key_tile tile;
+        while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile))
+            visit(pool, tile);
     }
 
     void visit(pool_ref const& pool, key_tile const& tile) noexcept {
@@ -164,7 +215,7 @@ private:
             if (!any && broken == 0) continue;
             float const* const factor = rescale ? at_.factor : nullptr;
             unit_.accumulate(values_packed.words, values_packed.stride, keys.first, keys.end, dv_, weights(),
-                             rows_in(s), factor, out(s));
+                             rows_in(s), factor, out(to_, s));
             if (broken != 0) add_broken(broken, pool.values, rows, tile, weightless, s, keys);
         }
         if (unit_.stop != nullptr) unit_.stop();
@@ -359,8 +410,8 @@ private:
         vector const to_base_2(keys.to_base_2);
         for (int r = 0; r < rows_in(s); r += lanes<Isa>) {
             float* const scores = at_.scores + r;
-            float* const base   = at_.base + s * by + r;
-            float* const sum    = at_.sum + s * by + r;
+            float* const base   = to_.base + s * by + r;
+            float* const sum    = to_.sum + s * by + r;
             vector const old    = load_as<Isa>(base);
             vector const top    = highest<Isa>(scores, keys, by);
             vector const grown  = xsimd::select((top - old) * to_base_2 > vector(slack), top, old);
@@ -425,7 +476,7 @@ private:
                     std::uint64_t weightless,
                     int s,
                     strip_keys const& keys) noexcept {
-        float* const out = this->out(s);
+        float* const out = this->out(to_, s);
         for (std::uint64_t left = broken & ~weightless & detail::bit_range(keys.first, keys.end); left != 0;
              left &= left - 1) {
             int const j = std::countr_zero(left);
@@ -447,17 +498,17 @@ private:
         return std::bit_cast<float>(j % 2 == 0 ? word << 16 : word & 0xffff0000U);
     }
 
-    void finish() noexcept {
+    void finish(tile_part const& from) noexcept {
         auto* const lse         = host_pointer<float>(p_.options.lse);
         auto const* const sinks = host_pointer<float const>(p_.options.sink_logits);
         for (int s = 0; s < strips(); ++s)
             for (int first = 0; first < rows_in(s); first += tile_scratch::rows_at_once) {
                 int const count = std::min(tile_scratch::rows_at_once, rows_in(s) - first);
                 fetch_rows(p_.out, s * strip() + first + count);
-                transpose(out(s) + first, strip(), dv_, count, at_.rows, dv_);
+                transpose(out(from, s) + first, strip(), dv_, count, at_.rows, dv_);
                 for (int i = 0; i < count; ++i) {
                     int const r = s * strip() + first + i;
-                    softmax_state state{at_.base[r] * unit_of_scores(), at_.sum[r]};
+                    softmax_state state{from.base[r] * unit_of_scores(), from.sum[r]};
                     if (lse != nullptr) lse[head(r) * p_.tokens() + token(r)] = state.lse();
                     float const rescale = sinks != nullptr ? state.push(sinks[head(r)]) : 1.0F;
                     store_row<Isa>(p_.out, head(r), token(r), at_.rows + i * dv_,
@@ -473,7 +524,9 @@ private:
     index_t const dv_;
     bool const masked_;
     bool const adjusted_;
+    bool const spanned_;
     tile_scratch at_;
+    tile_part to_; // where sums go
 };
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Scratch memory of the tile class: what one thread holds of an item.
+// Memory of the tile class: what one thread holds of an item, and what a span of an item leaves.
 
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/simd/batch.hpp>
@@ -12,15 +12,39 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
+/// Softmax states and unnormalised outputs of the rows of an item, in strips.
+struct tile_part {
+    float* base; // [rows]: weights are 2^(c (s - base))
+    float* sum;  // [rows]
+    float* out;  // [strips][columns][strip]
+
+    /// Rows of whole strips.
+    [[nodiscard]] static index_t padded(tile_unit const& unit, index_t rows) noexcept {
+        return detail::round_up(rows, unit.strip);
+    }
+
+    [[nodiscard]] static index_t bytes(tile_unit const& unit, index_t rows, index_t dv) noexcept {
+        index_t const all = padded(unit, rows);
+        return 2 * host::scratch_bytes<float>(all) + host::scratch_bytes<float>(all * column_rows(dv));
+    }
+
+    tile_part(tile_unit const& unit, index_t rows, index_t dv, std::byte* memory) noexcept {
+        host::carver c(memory);
+        index_t const all = padded(unit, rows);
+        base              = c.take<float>(all);
+        sum               = c.take<float>(all);
+        out               = c.take<float>(all * column_rows(dv));
+    }
+};
+
 /// One thread's memory of the tile class.
 struct tile_scratch {
     std::uint32_t* queries; // [strips][head_dim or pairs of it][strip]
     std::uint32_t* keys;    // a tile, as the unit packs it
     std::uint32_t* values;  // a tile, as the unit packs it
     float* scores;          // [tile_slots][strip]; weights take their place
-    float* out;             // [strips][columns][strip]
-    float* base;            // [rows]: weights are 2^(c (s - base))
-    float* sum;             // [rows]
+    std::byte* part;        // tile_part: of the span that is walked, or of all pools
+    std::byte* total;       // tile_part: of the spans before
     float* factor;          // [strip]
     float* begin;           // [rows]: rows see keys [begin, end) of a partial tile
     float* end;             // [rows]
@@ -31,13 +55,14 @@ struct tile_scratch {
 
     static constexpr int rows_at_once = 16;
 
-    [[nodiscard]] static index_t bytes(tile_unit const& unit, index_t dk, index_t dv, bool masked) noexcept {
+    [[nodiscard]] static index_t
+    bytes(tile_unit const& unit, index_t dk, index_t dv, bool masked, bool spanned) noexcept {
         tile_scratch nothing;
-        return nothing.carve(unit, dk, dv, masked, nullptr);
+        return nothing.carve(unit, dk, dv, masked, spanned, nullptr);
     }
 
-    tile_scratch(tile_unit const& unit, index_t dk, index_t dv, bool masked, std::byte* memory) noexcept {
-        carve(unit, dk, dv, masked, memory);
+    tile_scratch(tile_unit const& unit, index_t dk, index_t dv, bool masked, bool spanned, std::byte* memory) noexcept {
+        carve(unit, dk, dv, masked, spanned, memory);
     }
 
     /// Words of the queries of a strip.
@@ -49,15 +74,17 @@ private:
     tile_scratch() noexcept = default;
 
     /// Places the arrays; returns their bytes.
-    index_t carve(tile_unit const& unit, index_t dk, index_t dv, bool masked, std::byte* memory) noexcept {
+    index_t
+    carve(tile_unit const& unit, index_t dk, index_t dv, bool masked, bool spanned, std::byte* memory) noexcept {
         host::carver c(memory);
         index_t const strips = unit.rows / unit.strip;
         queries              = c.take<std::uint32_t>(strips * query_words(unit, dk));
         keys                 = c.take<std::uint32_t>(operand_words(dk));
         values               = c.take<std::uint32_t>(operand_words(dv));
         scores               = c.take<float>(tile_slots * unit.strip);
-        out                  = c.take<float>(unit.rows * column_rows(dv));
-        for (float** array : {&base, &sum, &begin, &end, &slope, &position}) *array = c.take<float>(unit.rows);
+        part                 = c.take<std::byte>(tile_part::bytes(unit, unit.rows, dv));
+        total                = c.take<std::byte>(spanned ? tile_part::bytes(unit, unit.rows, dv) : 0);
+        for (float** array : {&begin, &end, &slope, &position}) *array = c.take<float>(unit.rows);
         factor = c.take<float>(unit.strip);
         rows   = c.take<float>(rows_at_once * std::max(dk, dv));
         mask   = c.take<float>(masked ? unit.rows * tile_slots : 0);

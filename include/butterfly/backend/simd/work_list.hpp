@@ -3,12 +3,12 @@
 
 // How the work of a call is dealt to threads.
 //
-// The items of all its problems are one list, so that many short sequences share the threads. A problem of the stream
-// class may be split: its spans stand in the list in the place of its items, each leaves a partial result, and a second
-// list folds them in order. It is split where
+// The items of all its problems are one list, so that many short sequences share the threads. A problem whose keys are
+// walked in spans may be split: its spans stand in the list in the place of its items, each leaves a partial result,
+// and a second list folds them in order. It is split where
 //
-//   - it has fewer than 4 items for each thread and pools of several spans (may_split, from shapes: the workspace holds
-//     the partial results), and some item sees more than two spans of a pool,
+//   - it has fewer than 4 items for each thread and pools of several spans, whose partial results are not too many
+//     (may_split, from shapes: the workspace holds them), and some item sees more than two spans of a pool,
 //   - its largest item is more than a quarter of a thread's part of the call.
 //
 // So one long sequence among short ones is split, and few equal ones; many equal ones are not: their items fill the
@@ -26,37 +26,32 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
-/// Most spans of one pool, from its shape alone.
-[[nodiscard]] inline index_t most_spans(pool_ref const& pool) noexcept {
-    index_t const slots = pool.keys.ring != 0 ? std::min(pool.slots, pool.keys.ring) : pool.slots;
-    return detail::ceil_div(slots, span_slots) + 1;
-}
-
-/// Most spans of all pools.
-[[nodiscard]] inline index_t most_spans(problem const& p) noexcept {
-    index_t count = 0;
-    for (int k = 0; k < p.pool_count; ++k) count += most_spans(p.pools[k]);
-    return count;
-}
-
 /// Most items of a problem wherever its queries stand.
 [[nodiscard]] inline index_t most_items(problem const& p, cut const& c) noexcept {
     if (c.per_block == 0) return c.items();
     return c.chunks * std::min(p.tokens(), (detail::ceil_div(p.tokens(), c.alignment) + 1) * c.per_block);
 }
 
-/// Whether a problem may be split: few items, long pools. Asked of shapes alone, since the workspace depends on it.
-[[nodiscard]] inline bool may_split(problem const& p, cut const& c, int threads) noexcept {
-    if (!c.stream || threads == 1 || c.items() == 0 || most_items(p, c) >= 4 * threads) return false;
-    for (int k = 0; k < p.pool_count; ++k)
-        if (most_spans(p.pools[k]) > 3) return true;
-    return false;
-}
-
 /// Bytes of one partial result.
 template <class Isa>
 [[nodiscard]] index_t part_bytes(problem const& p, cut const& c) noexcept {
-    return stream_part::bytes(c.streamed(), stream_scratch<Isa>::padded(p.out.shape.head_dim));
+    int const rows = c.item_tokens() * c.chunk;
+    return c.stream ? stream_attention<Isa>::part_bytes(p, rows) : tile_attention<Isa>::part_bytes(p, rows);
+}
+
+/// Bytes of the partial results of a problem.
+template <class Isa>
+[[nodiscard]] index_t parts_bytes(problem const& p, cut const& c) noexcept {
+    return most_items(p, c) * most_spans(p) * part_bytes<Isa>(p, c);
+}
+
+/// Whether a problem may be split: few items, long pools, partial results of 256 MiB at most. Asked of shapes alone,
+/// since the workspace depends on it.
+template <class Isa>
+[[nodiscard]] bool may_split(problem const& p, cut const& c, int threads) noexcept {
+    constexpr index_t most = 256 << 20;
+    return c.spanned && threads > 1 && c.items() > 0 && most_items(p, c) < 4 * threads && is_long(p) &&
+           parts_bytes<Isa>(p, c) <= most;
 }
 
 /// Bytes for the partial results of a call: room for any one problem, and for several of them up to 16 MiB.
@@ -65,9 +60,9 @@ template <class Isa>
     constexpr index_t several = 16 << 20;
     index_t most = 0, all = 0;
     for (problem const& p : problems) {
-        cut const c = cut_problem<Isa>(p);
-        if (!may_split(p, c, threads)) continue;
-        index_t const bytes = most_items(p, c) * most_spans(p) * part_bytes<Isa>(p, c);
+        cut const c = cut_problem<Isa>(p, threads);
+        if (!may_split<Isa>(p, c, threads)) continue;
+        index_t const bytes = parts_bytes<Isa>(p, c);
         most                = std::max(most, bytes);
         all                 = std::min(all + std::min(bytes, several), several);
     }
@@ -169,19 +164,26 @@ private:
         return {&*at, work - (at == first ? 0 : std::invoke(end, at[-1]))};
     }
 
-    [[nodiscard]] static stream_part part(entry const& e, index_t index, index_t span) noexcept {
-        return {e.c.streamed(), stream_scratch<Isa>::padded(e.p->out.shape.head_dim),
-                e.parts + (index * e.widest + span) * part_bytes<Isa>(*e.p, e.c)};
+    [[nodiscard]] static std::byte* part(entry const& e, index_t index, index_t span) noexcept {
+        return e.parts + (index * e.widest + span) * part_bytes<Isa>(*e.p, e.c);
+    }
+
+    /// Calls f with the attention of an item.
+    template <class F>
+    static void with_attention(entry const& e, item const& i, std::byte* scratch, F const& f) noexcept {
+        if (e.c.stream) {
+            stream_attention<Isa> attention(*e.p, i, scratch);
+            f(attention);
+        } else {
+            tile_attention<Isa> attention(*e.p, e.c, i, scratch);
+            f(attention);
+        }
     }
 
     static void run_item(entry const& e, index_t index, std::byte* scratch) noexcept {
         item const i = item_at(*e.p, e.c, index);
-        if (e.c.stream)
-            stream_attention<Isa>(*e.p, i, scratch).run();
-        else if (rows_share(*e.p, i))
-            tile_attention<Isa>(*e.p, i, scratch).run();
-        else
-            run_apart(*e.p, i, scratch);
+        if (!e.c.stream && !rows_share(*e.p, i)) return run_apart(*e.p, i, scratch);
+        with_attention(e, i, scratch, [](auto& attention) noexcept { attention.run(); });
     }
 
     /// An item of the tile class token by token.
@@ -198,23 +200,24 @@ private:
         item const i = item_at(*e.p, e.c, index);
         index_t span = slot;
         for (int k = 0; k < e.p->pool_count; ++k) {
-            key_span const s = stream_attention<Isa>::spans(*e.p, k, i);
+            key_span const s = spans_of(*e.p, k, i);
             if (span < s.end - s.first)
-                return stream_attention<Isa>(*e.p, i, scratch).run_span(k, s.first + span, part(e, index, slot));
+                return with_attention(e, i, scratch, [&](auto& attention) noexcept {
+                    attention.run_span(k, s.first + span, part(e, index, slot));
+                });
             span -= s.end - s.first;
         }
     }
 
     static void fold(entry const& e, index_t index, std::byte* scratch) noexcept {
-        item const i = item_at(*e.p, e.c, index);
-        stream_attention<Isa> attention(*e.p, i, scratch);
-        attention.clear_total();
-        index_t span = 0;
-        for (int k = 0; k < e.p->pool_count; ++k) {
-            key_span const s = stream_attention<Isa>::spans(*e.p, k, i);
-            for (index_t n = s.first; n < s.end; ++n) attention.fold(part(e, index, span++));
-        }
-        attention.finish();
+        item const i  = item_at(*e.p, e.c, index);
+        index_t spans = 0;
+        for (int k = 0; k < e.p->pool_count; ++k) spans += spans_of(*e.p, k, i).end - spans_of(*e.p, k, i).first;
+        with_attention(e, i, scratch, [&](auto& attention) noexcept {
+            attention.clear_total();
+            for (index_t n = 0; n < spans; ++n) attention.fold(part(e, index, n));
+            attention.finish();
+        });
     }
 
     executor const& threads_;
@@ -235,16 +238,16 @@ void deal(executor const& threads,
           index_t each,
           index_t room) noexcept {
     int const count      = threads.threads();
-    auto const splitting = [&](problem const& p) { return may_split(p, cut_problem<Isa>(p), count); };
+    auto const splitting = [&](problem const& p) { return may_split<Isa>(p, cut_problem<Isa>(p, count), count); };
     double all           = 0; // work of the call; only where it matters, since every item is asked for it
     if (std::ranges::any_of(problems, splitting))
-        for (problem const& p : problems) all += load_of(p, cut_problem<Isa>(p)).all;
+        for (problem const& p : problems) all += load_of(p, cut_problem<Isa>(p, count)).all;
 
     work_list<Isa> list(threads, scratch, each, scratch + each * count, room);
     for (problem const& p : problems) {
         work_load load;
         cut const c = cut_problem<Isa>(p, count);
-        if (may_split(p, c, count)) load = load_of(p, c);
+        if (may_split<Isa>(p, c, count)) load = load_of(p, c);
         list.add(p, c, load.heaviest > all / (4 * count) ? load.widest : 0);
     }
     list.run();
