@@ -3,6 +3,8 @@
 
 #include "support/catch.hpp"
 
+#include <algorithm>
+
 namespace {
 
 using butterfly::index_t;
@@ -29,37 +31,46 @@ read(read_probe& probe, index_t bytes, times const& time, int spans, int busy = 
 TEST_CASE("spans are read by the pattern that is fastest", "[backend]") {
     for (std::size_t best = 0; best < read_probe::patterns.size(); ++best) {
         read_probe probe;
-        times time{1.0F, 1.0F, 1.0F, 1.0F};
+        times time{1.0F, 1.0F, 1.0F, 1.0F, 1.0F};
         time[best] = 0.6F;
         read(probe, 1 << 22, time, 200);
         REQUIRE(read(probe, 1 << 22, time, 1000)[best] > 900);
     }
     read_probe probe; // as good as equal: the first
-    REQUIRE(read(probe, 1 << 22, {1.0F, 0.99F, 1.0F, 0.98F}, 1000, 2000)[0] > 900);
+    REQUIRE(read(probe, 1 << 22, {1.0F, 0.99F, 1.0F, 0.98F, 1.0F}, 1000, 2000)[0] > 900);
 }
 
 TEST_CASE("a pattern that has become slow is left", "[backend]") {
     read_probe probe;
-    read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F}, 500); // in a cache
-    read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F}, 1000);
-    REQUIRE(read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F}, 1000)[0] > 900);
+    read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F, 1.0F}, 500); // in a cache
+    read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F, 2.0F}, 1000);
+    REQUIRE(read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F, 2.0F}, 1000)[0] > 900);
 }
 
 TEST_CASE("a pattern that has become fast is found", "[backend]") {
     read_probe probe;
-    read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F}, 500);
-    read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F}, 1000); // it is in a cache now
-    REQUIRE(read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F}, 1000)[1] > 900);
+    read(probe, 1 << 22, {1.0F, 3.0F, 2.0F, 2.0F, 2.0F}, 500);
+    read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F, 1.0F}, 1000); // it is in a cache now
+    REQUIRE(read(probe, 1 << 22, {1.0F, 0.5F, 1.0F, 1.0F, 1.0F}, 1000)[1] > 900);
 }
 
 TEST_CASE("contexts of other sizes are read by other patterns", "[backend]") {
     read_probe probe;
     for (int i = 0; i < 100; ++i) {
-        read(probe, 1 << 20, {1.0F, 0.5F, 1.0F, 1.0F}, 10);
-        read(probe, index_t{1} << 40, {1.0F, 3.0F, 1.0F, 0.5F}, 10);
-        read(probe, 0, {1.0F, 3.0F, 0.5F, 1.0F}, 10);
+        read(probe, 1 << 20, {1.0F, 0.5F, 1.0F, 1.0F, 1.0F}, 10);
+        read(probe, index_t{1} << 40, {1.0F, 3.0F, 1.0F, 0.5F, 1.0F}, 10);
+        read(probe, 0, {1.0F, 3.0F, 0.5F, 1.0F, 1.0F}, 10);
     }
-    REQUIRE(read(probe, 1 << 20, {1.0F, 0.5F, 1.0F, 1.0F}, 100)[1] > 85);
-    REQUIRE(read(probe, index_t{1} << 40, {1.0F, 3.0F, 1.0F, 0.5F}, 100)[3] > 85);
-    REQUIRE(read(probe, 0, {1.0F, 3.0F, 0.5F, 1.0F}, 100)[2] > 85);
+    REQUIRE(read(probe, 1 << 20, {1.0F, 0.5F, 1.0F, 1.0F, 1.0F}, 100)[1] > 85);
+    REQUIRE(read(probe, index_t{1} << 40, {1.0F, 3.0F, 1.0F, 0.5F, 1.0F}, 100)[3] > 85);
+    REQUIRE(read(probe, 0, {1.0F, 3.0F, 0.5F, 1.0F, 1.0F}, 100)[2] > 85);
+}
+
+TEST_CASE("rows that are read in turns are each read once", "[backend]") {
+    for (butterfly::backend::vec::read_pattern const& pattern : read_probe::patterns) {
+        std::array<int, butterfly::tile_slots> seen{};
+        for (int k = 0; k < butterfly::tile_slots; ++k) ++seen.at(static_cast<std::size_t>(pattern.turn(k)));
+        REQUIRE(std::ranges::count(seen, 1) == butterfly::tile_slots);
+        REQUIRE(pattern.turn(1) == (pattern.streams == 1 ? 1 : butterfly::tile_slots / pattern.streams));
+    }
 }

@@ -4,12 +4,14 @@
 // How the stream class reads: found by trying, while it works.
 //
 // Rows that will be read next may be fetched, and the first lines of pages ahead of their turn, because prefetchers of
-// a CPU stop at pages of 4 KiB and start anew with a miss. From memory that is worth a factor of two; from a cache it
-// only costs, up to half of the time, and what is in a cache nobody says: a context may be small and yet cold,
-// because other layers were read since. So each thread times spans, keeps a mean for each pattern and size of context,
-// reads by the best, and tries the others again now and then. Fetching changes no bit.
+// a CPU stop at pages of 4 KiB and start anew with a miss. Rows of several parts of a tile may take turns, because some
+// memories like many streams. From memory fetching is worth a factor of two; from a cache it only costs, up to half of
+// the time, and what is in a cache nobody says: a context may be small and yet cold, because other layers were read
+// since. So each thread times spans, keeps a mean for each pattern and size of context, reads by the best, and tries
+// the others again now and then. Fetching changes no bit.
 
 #include <butterfly/core/index.hpp>
+#include <butterfly/sdpa/problem.hpp>
 
 #include <algorithm>
 #include <array>
@@ -23,12 +25,19 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 struct read_pattern {
     bool ahead;   // the rows that are read next
     index_t lead; // the first lines of pages, so many bytes before their turn; 0: they are not
+    int streams;  // parts of a tile whose rows take turns: a divisor of tile_slots
+
+    /// The row of a whole tile whose turn is the k-th.
+    [[nodiscard]] constexpr int turn(int k) const noexcept {
+        return k % streams * (tile_slots / streams) + k / streams;
+    }
 };
 
 /// Chooses a pattern for each span. Of one thread.
 class read_probe {
 public:
-    static constexpr std::array<read_pattern, 4> patterns{{{true, 32768}, {false, 0}, {true, 0}, {true, 131072}}};
+    static constexpr std::array<read_pattern, 5> patterns{
+        {{true, 32768, 1}, {false, 0, 1}, {true, 0, 1}, {true, 131072, 1}, {true, 0, 8}}};
 
     /// What to do with a span.
     struct trial {

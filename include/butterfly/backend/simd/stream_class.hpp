@@ -120,7 +120,7 @@ public:
             return keys;
         };
         if (pool.visibility.shares != nullptr) { // lists of neighbours: spans do not count slots, runs are short
-            how_ = {true, 0};
+            how_ = {true, 0, 1};
             walk();
         } else {
             walk_timed(pool, extent_of(p_, pool, pool_index, i_), walk);
@@ -248,8 +248,13 @@ private:
         // while they are summed the keys where a run goes on.
         index_t const skip  = tile.slots == nullptr && !pool.keys.pages ? tile.count * pool.keys.slot_stride : 0;
         float* const scores = at_.scores + first_row * tile_slots;
-        rows_ahead const after{first_ones ? values : values_seen, how_.ahead ? count : 0, row_bytes(pool.values, dv_),
-                               0, how_.lead};
+        std::byte const* in_turns[tile_slots];
+        std::byte const* const* fetched = first_ones ? values : values_seen;
+        if (how_.streams > 1 && count == tile_slots) {
+            for (int k = 0; k < tile_slots; ++k) in_turns[k] = values[how_.turn(k)];
+            fetched = in_turns;
+        }
+        rows_ahead const after{fetched, how_.ahead ? count : 0, row_bytes(pool.values, dv_), 0, how_.lead};
         score(pool.keys, {shown, count, dk_, after}, first_row, rows, scores);
         if (first_ones)
             for (int r = 0; r < rows; ++r)
