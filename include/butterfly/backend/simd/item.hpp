@@ -142,19 +142,19 @@ template <class Isa>
     cut c{};
     c.alignment     = no_alignment;
     bool rows_apart = false; // each query head has rows of its own
-    bool in_slots   = true;  // spans count slots
+    bool one_by_one = false; // rows may be walked one by one
     for (int i = 0; i < p.pool_count; ++i) {
         visibility_ref const& v = p.pools[i].visibility;
         if (v.row_alignment != no_alignment)
             c.alignment = c.alignment == no_alignment ? v.row_alignment : std::gcd(c.alignment, v.row_alignment);
         rows_apart |= v.row_heads > p.kv_heads;
-        in_slots &= v.shares == nullptr;
+        one_by_one |= v.shares != nullptr;
     }
     index_t const group = rows_apart ? 1 : p.group();
     bool const strewn   = c.alignment != no_alignment && p.options.q_positions; // no two rows are known to be aligned
     index_t const most  = strewn ? 1 : std::min(p.tokens(), c.alignment);
-    c.stream            = are_few(most, group) || (most == 1 && !in_slots); // a list has no key in common with itself
-    c.spanned           = c.stream || (p.tokens() <= short_tokens && in_slots);
+    c.stream            = are_few(most, group) || (most == 1 && one_by_one);
+    c.spanned           = c.stream || (p.tokens() <= short_tokens && !one_by_one);
     int const aim       = c.stream                  ? stream_rows
                           : c.spanned && is_long(p) ? unit_of<Isa>(p).rows // threads share spans, not rows
                                                     : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);

@@ -6,9 +6,11 @@
 //   for each key tile the pools show:   pack K and V (once for all strips)
 //       for each strip of rows:         S = K Q^T;  logits;  online softmax;  O^T = O^T * factor + V^T P^T
 //
-// equals attend_row (backend/scalar.hpp), up to summation order. A unit (tile_unit.hpp) multiplies; scores stay in L1,
-// packed tiles in L2. A strip skips the tiles that none of its rows sees and masks only those that not all of them see;
-// a key that a row does not see adds exact zeros to it, so a row's result does not depend on the rows beside it.
+// equals attend_row (backend/scalar.hpp), up to summation order. Calls of few tokens do so a span at a time, from an
+// empty state, and fold what spans leave, so that threads can share the keys of one item. A unit (tile_unit.hpp)
+// multiplies; scores stay in L1, packed tiles in L2. A strip skips the tiles that none of its rows sees and masks only
+// those that not all of them see; a key that a row does not see adds exact zeros to it, so a row's result does not
+// depend on the rows beside it.
 //
 // The softmax runs in base 2: weight = 2^(c (s - base)) with c = scale * log2(e). A row is rescaled only once its
 // maximum has grown by `slack` binary digits, so weights reach 2^slack and most tiles rescale nothing. The price: sums
