@@ -448,10 +448,10 @@ TEST_CASE("workspace_bytes asks for shapes alone and does not move with the posi
     REQUIRE(explain(cpu, late).find("stream") != std::string::npos);
 }
 
-TEST_CASE("one token of many heads on one kv head is of the stream class", "[backend]") {
+TEST_CASE("one token of up to 128 heads on one kv head is of the stream class", "[backend]") {
     bf::visible::interval const sees = bf::visible::causal_prefix();
     bf::pool_ref const pool          = dense_pool(sees, 5000);
-    for (bf::index_t const heads : {16, 17, 71}) {
+    for (bf::index_t const heads : {16, 17, 71, 128}) {
         bf::problem const p = dense_problem(pool, heads, 1, 4999);
         CAPTURE(heads);
         REQUIRE(bf::backend::vec::cut_problem<bf::isa::current>(p).stream);
@@ -497,7 +497,7 @@ TEST_CASE("a few tokens of speculation share a pass over the keys, which is spli
             auto const c        = bf::backend::vec::cut_problem<bf::isa::current>(p);
             CAPTURE(group, tokens);
             REQUIRE(c.items() == 1); // of one kv head
-            REQUIRE(bf::backend::vec::may_split<bf::isa::current>(p, c, 16));
+            REQUIRE(bf::backend::vec::may_split(p, c, 16));
             REQUIRE(bf::backend::vec::load_of(p, c).widest == 32);
         }
     REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 4, 9, 131063)).stream);
@@ -509,64 +509,84 @@ TEST_CASE("tiles of a few tokens share a pass over the keys, which is split", "[
     bf::visible::interval const sees = bf::visible::causal_prefix();
     bf::pool_ref const pool          = dense_pool(sees, 131072);
     for (auto const& [group, tokens, items] :
-         {std::array{259, 1, 1}, {32, 8, 1}, {128, 2, 1}, {128, 8, 4}, {4, 64, 1}}) {
+         {std::array{259, 1, 1}, {32, 8, 1}, {128, 2, 1}, {128, 8, 4}, {36, 8, 1}}) {
         bf::problem const p = dense_problem(pool, group, tokens, 131072 - tokens);
         vec::cut const c    = vec::cut_problem<isa>(p, 16);
         CAPTURE(group, tokens);
         REQUIRE((!c.stream && c.spanned));
         REQUIRE(c.items() == items);
-        REQUIRE(vec::may_split<isa>(p, c, 16));
+        REQUIRE(vec::may_split(p, c, 16));
         REQUIRE(vec::load_of(p, c).widest == 32);
     }
-    REQUIRE_FALSE(vec::cut_problem<isa>(dense_problem(pool, 4, 65, 131007)).spanned);
-    bf::problem const many = dense_problem(pool, 512, 64, 131008); // partial results of all rows: too much memory
-    REQUIRE_FALSE(vec::may_split<isa>(many, vec::cut_problem<isa>(many, 1000), 1000));
+    REQUIRE_FALSE(vec::cut_problem<isa>(dense_problem(pool, 128, 9, 131063)).spanned);
 }
 
 namespace {
 
 /// Calls of the last tokens of a sequence, whose tiles are walked in spans.
 template <class KV>
-struct short_calls {
-    static constexpr bf::index_t heads = 36, tokens = 12, keys = 13000, bad = keys - 5;
+struct few_tokens {
+    static constexpr bf::index_t tokens = 8;
 
+    bf::index_t heads = 33, keys = 13000; // of one kv head; steps of 4 tokens are 132 rows, no whole vectors
     bf::testing::seeded_problem<float, KV> data = bf::testing::make_problem<float, KV>(
         {.heads = heads, .kv_heads = 1, .tokens = tokens, .keys = keys, .head_dim = 17, .seed = 3});
     bf::backend::bf16_unit unit = bf::backend::bf16_unit::fma;
+    bf::attend_options options{};
 
-    /// The outputs of calls of `step` tokens on so many threads.
+    struct answer {
+        bf::testing::tensor<float> out;
+        std::vector<float> lse; // [steps][heads][step]
+    };
+
+    /// Calls of `step` tokens on so many threads.
     template <class... Sees>
-    [[nodiscard]] auto run(int threads, bf::index_t step, Sees const&... sees) const {
+    [[nodiscard]] answer run(int threads, bf::index_t step, Sees const&... sees) const {
         auto copy = data;
+        std::vector<float> lse(static_cast<std::size_t>(heads * tokens));
         bf::meeting barrier;
         bf::testing::on_threads(threads, [&](int thread) {
             bf::share const part{.thread = thread, .threads = threads, .barrier = barrier};
             bf::backend::simd<> const cpu{.executor = part, .bf16 = unit};
             for (bf::index_t at = 0; at < tokens; at += step) {
                 bf::index_t const held = keys - tokens + at + step;
-                bf::attend(cpu, copy.q.view().slice(at, step), copy.out.view().slice(at, step),
-                           {.q_position = held - step},
+                bf::attend_options o   = options;
+                o.q_position           = held - step;
+                o.lse                  = lse.data() + at * heads;
+                bf::attend(cpu, copy.q.view().slice(at, step), copy.out.view().slice(at, step), o,
                            bf::pool(copy.k.view().slice(0, held), copy.v.view().slice(0, held), sees)...);
             }
         });
-        return copy.out;
+        return {copy.out, lse};
+    }
+
+    /// Outputs are those of the definition, and the bits those of any number of threads and any steps.
+    template <class... Sees>
+    void check(Sees const&... sees) const {
+        auto const alone     = run(1, tokens, sees...);
+        bf::attend_options o = options;
+        o.q_position         = keys - tokens;
+        auto const wanted =
+            bf::testing::evaluate(data.q.view(), data.out.view(), o, bf::pool(data.k.view(), data.v.view(), sees)...);
+        auto const right = bf::testing::compare(alone.out.view(), wanted);
+        INFO(right.text());
+        REQUIRE(right.ok);
+        if (std::is_same_v<KV, float>)
+            REQUIRE(bf::testing::compare_lse(alone.lse, wanted, bf::testing::tolerance_of(bf::element_type::f32)));
+        check_bits(sees...);
     }
 
     template <class... Sees>
-    void check(Sees const&... sees) const {
-        auto const alone  = run(1, tokens, sees...);
-        auto const wanted = bf::testing::evaluate(data.q.view(), data.out.view(), {.q_position = keys - tokens},
-                                                  bf::pool(data.k.view(), data.v.view(), sees)...);
-        auto const right  = bf::testing::compare(alone.view(), wanted);
-        INFO(right.text());
-        REQUIRE(right.ok);
+    void check_bits(Sees const&... sees) const {
+        auto const alone = run(1, tokens, sees...);
         for (int const threads : {1, 2, 20})
-            for (bf::index_t const step : {4, 12}) {
+            for (bf::index_t const step : {4, 8}) {
                 CAPTURE(threads, step);
                 auto const other = run(threads, step, sees...);
-                auto const same  = bf::testing::compare_bits(other.view(), alone.view());
+                auto const same  = bf::testing::compare_bits(other.out.view(), alone.out.view());
                 INFO(same.text());
                 REQUIRE(same.ok);
+                if (step == tokens) REQUIRE(std::memcmp(other.lse.data(), alone.lse.data(), 4 * alone.lse.size()) == 0);
             }
     }
 };
@@ -574,18 +594,58 @@ struct short_calls {
 } // namespace
 
 TEST_CASE("tiles of a few tokens have the bits of one thread on many", "[backend]") {
-    auto const check = []<class KV>(short_calls<KV> calls) {
+    auto const check = []<class KV>(few_tokens<KV> calls) {
         calls.check(bf::visible::causal_prefix());
         calls.check(bf::visible::exact_window(4803)); // some rows see the end of a span, others begin with the next
-        if (!test::short_sweep()) calls.check(bf::visible::exact_window(9000), bf::visible::causal_prefix());
-        calls.data.v.at(0, calls.bad, 3) = KV(std::numeric_limits<float>::quiet_NaN());
-        calls.data.v.at(0, 6000, 5)      = KV(inf); // of a span before
+        calls.check(bf::visible::exact_window(9000), bf::visible::causal_prefix());
+        calls.data.v.at(0, calls.keys - 3, 3) = KV(std::numeric_limits<float>::quiet_NaN());
+        calls.data.v.at(0, 6000, 5)           = KV(inf); // of a span before
         calls.check(bf::visible::causal_prefix());
     };
     if (test::shortest_sweep()) return;
-    check(short_calls<float>{});
+    check(few_tokens<float>{});
+    check(few_tokens<bf::float16>{});
     for (auto const unit : {bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile})
-        if (available(unit)) check(short_calls<bf::bfloat16>{.unit = unit});
+        if (available(unit)) check(few_tokens<bf::bfloat16>{.unit = unit});
+}
+
+TEST_CASE("options of calls of few tokens hold over all spans", "[backend]") {
+    if (test::shortest_sweep()) return;
+    few_tokens<float> calls;
+    std::vector<float> sinks(33, 2.0F), slopes(33, 1e-3F);
+    calls.options.sink_logits = sinks.data();
+    calls.check(bf::visible::causal_prefix());
+    calls.options.soft_cap = 3.0F;
+    calls.check(bf::visible::causal_prefix());
+    calls.options.alibi_slopes = slopes.data();
+    calls.check(bf::visible::exact_window(9000));
+    few_tokens<float> wide{.heads = 300, .keys = 8700}; // two items, of 288 heads and of 12
+    wide.check(bf::visible::causal_prefix());
+}
+
+// A logit that overflows to -inf beside a value that is not finite: NaN or not, but the same whoever stands beside.
+TEST_CASE("what a span without weight leaves does not depend on the rows beside", "[backend]") {
+    few_tokens<float> calls;
+    for (bf::index_t h = 0; h < calls.heads; ++h)
+        for (bf::index_t t = 0; t < 8; ++t) calls.data.q.at(h, t, 0) = (h + t) % 3 == 0 ? -4.0F : 4.0F;
+    for (bf::index_t j = 0; j < calls.keys; ++j) calls.data.k.at(0, j, 0) = j < 12288 ? 0.0F : -3e38F;
+    calls.data.v.at(0, 12300, 3) = inf;
+    calls.check_bits(bf::visible::causal_prefix());
+}
+
+TEST_CASE("items of few tokens that see few spans are enough for the threads", "[backend]") {
+    using isa                       = bf::isa::current;
+    namespace vec                   = bf::backend::vec;
+    bf::visible::interval const far = bf::visible::causal_prefix(), near = bf::visible::exact_window(1024);
+    bf::pool_ref const all = dense_pool(far, 131072), last = dense_pool(near, 131072);
+    auto const items = [](bf::pool_ref const& pool, bf::index_t group) {
+        return vec::cut_problem<isa>(dense_problem(pool, group, 8, 131064), 2).items();
+    };
+    REQUIRE(items(all, 32) == 1);
+    REQUIRE(items(last, 32) == 2);
+    REQUIRE(items(all, 65536) == items(last, 65536)); // partial results of all rows: too much memory
+    bf::problem const p = dense_problem(last, 32, 8, 131064);
+    REQUIRE_FALSE(vec::may_split(p, vec::cut_problem<isa>(p, 16), 16));
 }
 
 TEST_CASE("aligned cuts hold every token once and no empty item", "[backend]") {

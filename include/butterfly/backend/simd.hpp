@@ -5,8 +5,8 @@
 // and NEON. Include and compile; with no flags it is SSE2: correct, slow, and name() says so.
 //
 // Numeric policy: f32 accumulation whatever the storage; exp to 2e-7, or to 1e-4 where weights are then rounded to bf16
-// (bf16_unit.hpp); within a kernel class (stream, tile) the bits do not depend on the executor, the number of threads,
-// chunking or batch.
+// (bf16_unit.hpp); within a kernel class (stream, tile by spans, tile) the bits do not depend on the executor, the
+// number of threads, chunking or batch.
 
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/merge_ops.hpp>
@@ -62,7 +62,7 @@ template <class Isa>
 template <class Isa>
 [[nodiscard]] std::string plan_text(problem const& p, int threads) {
     cut const c      = cut_problem<Isa>(p, threads);
-    std::string text = c.stream ? "stream class, " : "tile class, ";
+    std::string text = c.stream ? "stream class, " : c.spanned ? "tile class by spans, " : "tile class, ";
     text += std::to_string(c.item_tokens()) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
     simd_codec_ops const* const keys = p.pools[0].keys.ops != nullptr ? &ops_of(p.pools[0].keys) : nullptr;
     if (c.stream)

@@ -8,8 +8,8 @@
 // Tile class: more rows (prefill). Arithmetic binds: keys and values are packed once for all rows of an item. Rows that
 // have too few keys in common go through the stream class one by one.
 //
-// Calls of few tokens have few items, and perhaps many threads: they walk keys in spans of span_slots slots, each from
-// an empty state, that may run on different threads.
+// Calls of few tokens have few items, and perhaps many threads: in either class they walk keys in spans of span_slots
+// slots, each from an empty state, that may run on different threads.
 //
 // The class and every boundary that a bit depends on follow from the call's shape and positions. Threads decide only
 // how many rows share an item of the tile class.
@@ -30,34 +30,43 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 /// Most rows of an item of the stream class.
 inline constexpr int stream_rows = 128;
 
-/// Whether calls of so many tokens are of the stream class: 16 rows, or 8 tokens of speculation with stream_rows rows.
-/// Tiles multiply 17 rows and more faster where keys are in a cache.
-[[nodiscard]] constexpr bool are_few(index_t tokens, index_t group) noexcept {
-    return tokens * group <= 16 || (tokens <= 8 && tokens * group <= stream_rows);
-}
+/// Most tokens of a call of decode or speculation, which walks keys in spans whatever its rows.
+inline constexpr index_t few_tokens = 8;
 
-/// Most tokens of a call of the tile class that walks keys in spans: a tree of speculation, the end of a prompt.
-inline constexpr index_t short_tokens = 64;
+/// Whether calls of so many tokens are of the stream class: 16 rows, or few tokens with stream_rows rows. Tiles
+/// multiply 17 rows and more faster where keys are in a cache.
+[[nodiscard]] constexpr bool are_few(index_t tokens, index_t group) noexcept {
+    return tokens * group <= 16 || (tokens <= few_tokens && tokens * group <= stream_rows);
+}
 
 /// Slots of one span: partial results of spans are combined in slot order.
 inline constexpr index_t span_slots = 4096;
 
-/// Most spans of one pool, from its shape alone.
-[[nodiscard]] inline index_t most_spans(pool_ref const& pool) noexcept {
-    index_t const slots = pool.keys.ring != 0 ? std::min(pool.slots, pool.keys.ring) : pool.slots;
-    return detail::ceil_div(slots, span_slots) + 1;
+/// Most spans that an item of a call of few tokens sees of a pool, wherever its queries stand.
+[[nodiscard]] inline index_t most_spans(problem const& p, pool_ref const& pool) noexcept {
+    visibility_description const& sees = pool.visibility.description;
+    index_t slots                      = pool.keys.ring != 0 ? std::min(pool.slots, pool.keys.ring) : pool.slots;
+    bool const by_window = sees.kind == visibility_kind::interval && sees.window > 0 && sees.before == 0 &&
+                           p.options.causal && !pool.key_positions;
+    if (by_window) slots = std::min(slots, sees.window + sees.align + p.tokens());
+    return detail::ceil_div(slots, span_slots) + 1; // one more, since they need not begin at a span
 }
 
 /// Most spans of all pools.
 [[nodiscard]] inline index_t most_spans(problem const& p) noexcept {
     index_t count = 0;
-    for (int k = 0; k < p.pool_count; ++k) count += most_spans(p.pools[k]);
+    for (int k = 0; k < p.pool_count; ++k) count += most_spans(p, p.pools[k]);
     return count;
 }
 
-/// Whether some pool has spans enough for several threads.
-[[nodiscard]] inline bool is_long(problem const& p) noexcept {
-    return std::any_of(p.pools, p.pools + p.pool_count, [](pool_ref const& pool) { return most_spans(pool) > 3; });
+/// Whether threads may share the spans of a call: some pool shows more than two of them, and what they leave takes 256
+/// MiB at most.
+[[nodiscard]] inline bool are_spans_many(problem const& p) noexcept {
+    constexpr index_t most = 256 << 20;
+    index_t const rows     = p.heads() * p.tokens() * column_rows(p.out.shape.head_dim);
+    return std::any_of(p.pools, p.pools + p.pool_count,
+                       [&](pool_ref const& pool) { return most_spans(p, pool) > 3; }) &&
+           4 * rows * most_spans(p) <= most;
 }
 
 /// Items for each thread that a call should have before they grow: enough to deal them evenly.
@@ -154,10 +163,10 @@ template <class Isa>
     bool const strewn   = c.alignment != no_alignment && p.options.q_positions; // no two rows are known to be aligned
     index_t const most  = strewn ? 1 : std::min(p.tokens(), c.alignment);
     c.stream            = are_few(most, group) || (most == 1 && one_by_one);
-    c.spanned           = c.stream || (p.tokens() <= short_tokens && !one_by_one);
-    int const aim       = c.stream                  ? stream_rows
-                          : c.spanned && is_long(p) ? unit_of<Isa>(p).rows // threads share spans, not rows
-                                                    : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
+    c.spanned           = c.stream || ((strewn || p.tokens() <= few_tokens) && !one_by_one);
+    int const aim       = c.stream                         ? stream_rows
+                          : c.spanned && are_spans_many(p) ? unit_of<Isa>(p).rows // threads share spans, not rows
+                                                           : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
     c.call              = p.tokens();

@@ -17,6 +17,7 @@
 #include <array>
 #include <bit>
 #include <cstdint>
+#include <ctime>
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
@@ -32,6 +33,14 @@ struct read_pattern {
         return k % streams * (tile_slots / streams) + k / streams;
     }
 };
+
+/// A clock that only goes forward. (Including <chrono> would take every user a tenth of a second of compiling, and more
+/// with newer compilers.)
+[[nodiscard]] inline double nanoseconds() noexcept {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return 1e9 * static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec);
+}
 
 /// Chooses a pattern for each span. Of one thread.
 class read_probe {

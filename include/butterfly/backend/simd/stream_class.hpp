@@ -21,7 +21,6 @@
 #include <butterfly/backend/simd/rows.hpp>
 
 #include <array>
-#include <chrono>
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
@@ -160,7 +159,6 @@ public:
 
 private:
     using vector = f32<Isa>;
-    using clock  = std::chrono::steady_clock;
 
     /// Bytes of a key and its value.
     [[nodiscard]] index_t slot_bytes(pool_ref const& pool) const noexcept {
@@ -172,10 +170,9 @@ private:
     void walk_timed(pool_ref const& pool, key_span const& seen, Walk const& walk) noexcept {
         read_probe::trial const trial = reads.next((seen.end - seen.first) * p_.kv_heads * slot_bytes(pool));
         how_                          = trial.how();
-        auto const start              = trial.timed ? clock::now() : clock::time_point{};
+        double const start            = trial.timed ? nanoseconds() : 0.0;
         auto const bytes              = static_cast<float>(walk() * slot_bytes(pool));
-        if (trial.timed && bytes > 0.0F)
-            reads.tell(trial, std::chrono::duration<float, std::nano>(clock::now() - start).count() / bytes);
+        if (trial.timed && bytes > 0.0F) reads.tell(trial, static_cast<float>(nanoseconds() - start) / bytes);
     }
 
     [[nodiscard]] index_t token(int row) const noexcept { return i_.first + row / i_.heads; }
@@ -248,13 +245,9 @@ private:
         // while they are summed the keys where a run goes on.
         index_t const skip  = tile.slots == nullptr && !pool.keys.pages ? tile.count * pool.keys.slot_stride : 0;
         float* const scores = at_.scores + first_row * tile_slots;
-        std::byte const* in_turns[tile_slots];
-        std::byte const* const* fetched = first_ones ? values : values_seen;
-        if (how_.streams > 1 && count == tile_slots) {
-            for (int k = 0; k < tile_slots; ++k) in_turns[k] = values[how_.turn(k)];
-            fetched = in_turns;
-        }
-        rows_ahead const after{fetched, how_.ahead ? count : 0, row_bytes(pool.values, dv_), 0, how_.lead};
+        std::byte const* turned[tile_slots];
+        rows_ahead const after{in_order(first_ones ? values : values_seen, count, turned), how_.ahead ? count : 0,
+                               row_bytes(pool.values, dv_), 0, how_.lead};
         score(pool.keys, {shown, count, dk_, after}, first_row, rows, scores);
         if (first_ones)
             for (int r = 0; r < rows; ++r)
@@ -263,9 +256,17 @@ private:
             spread(scores, rows, keys, count);
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
-        rows_ahead const next{in_tile, skip != 0 && how_.ahead ? tile.count : 0, row_bytes(pool.keys, dk_), skip,
-                              how_.lead};
+        rows_ahead const next{in_order(in_tile, tile.count, turned), skip != 0 && how_.ahead ? tile.count : 0,
+                              row_bytes(pool.keys, dk_), skip, how_.lead};
         accumulate(pool.values, values, {values, keys, count, dv_, next}, first_row, rows, part);
+    }
+
+    /// Rows in the order in which they are to be fetched.
+    [[nodiscard]] std::byte const* const*
+    in_order(std::byte const* const* rows, int count, std::byte const** turned) const noexcept {
+        if (how_.streams == 1 || count != tile_slots) return rows;
+        for (int k = 0; k < tile_slots; ++k) turned[k] = rows[how_.turn(k)];
+        return turned;
     }
 
     void score(storage_ref const& s, key_rows k, int first_row, int query_rows, float* scores) noexcept {

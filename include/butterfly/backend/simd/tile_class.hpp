@@ -45,12 +45,11 @@ public:
     tile_attention(problem const& p, cut const& c, item const& i, std::byte* memory) noexcept
         : p_(p), i_(i), unit_(unit_of<Isa>(p)), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
           masked_(static_cast<bool>(p.options.mask.data)), adjusted_(is_adjusted(p)), spanned_(c.spanned),
-          at_(unit_, dk_, dv_, masked_, spanned_, memory), to_(part_at(at_.part)) {
-        load_item();
-    }
+          at_(unit_, dk_, dv_, masked_, spanned_, memory), to_(part_at(at_.part)) {}
 
     void run() noexcept {
         if (spanned_) return run_spans(p_, i_, *this, at_.part);
+        load_item();
         clear(to_);
         for (int k = 0; k < p_.pool_count; ++k) walk(k, {0, no_alignment});
         finish(to_);
@@ -58,6 +57,7 @@ public:
 
     /// One span of one pool, from an empty state.
     void run_span(int pool, index_t span, std::byte* part) noexcept {
+        if (!loaded_) load_item();
         to_ = part_at(part);
         clear(to_);
         walk(pool, {span * span_slots, (span + 1) * span_slots});
@@ -65,20 +65,21 @@ public:
 
     void clear_total() noexcept { clear(part_at(at_.total)); }
 
-    /// total = total merged with part; an empty part changes no bit.
+    /// total = total merged with part. What a row gets depends on its own part alone, and an empty one changes no bit.
     void fold(std::byte* memory) noexcept {
         tile_part const total = part_at(at_.total), part = part_at(memory);
+        if (!*part.seen) return;
         vector const to_base_2(unit_of_scores() * std::numbers::log2e_v<float>);
         for (int s = 0; s < strips(); ++s)
             for (int r = s * strip(); r < s * strip() + rows_in(s); r += lanes<Isa>) {
-                if (xsimd::all(load_as<Isa>(part.sum + r) == vector(0.0F))) continue;
                 vector const a = load_as<Isa>(total.base + r), b = load_as<Isa>(part.base + r);
                 vector const top  = xsimd::max(a, b);
                 vector const from = xsimd::select(top == vector(minus_infinity), vector(0.0F), top); // both empty
                 vector const old  = exp2<5>((a - from) * to_base_2);
                 vector const more = exp2<5>((b - from) * to_base_2);
                 auto const merge  = [&](float* to, float const* with) {
-                    fma(load_as<Isa>(with), more, load_as<Isa>(to) * old).store_unaligned(to);
+                    vector const kept = load_as<Isa>(to) * old, added = load_as<Isa>(with);
+                    xsimd::select(added == vector(0.0F), kept, fma(added, more, kept)).store_unaligned(to); // -0 stays
                 };
                 top.store_unaligned(total.base + r);
                 merge(total.sum + r, part.sum + r);
@@ -124,10 +125,12 @@ private:
         std::fill_n(part.out, padded * column_rows(dv_), 0.0F);
         std::fill_n(part.base, padded, minus_infinity);
         std::fill_n(part.sum, padded, 0.0F);
+        *part.seen = false;
     }
 
     /// Queries into lanes, and what else is of the item.
     void load_item() noexcept {
+        loaded_          = true;
         int const padded = strips() * strip();
         std::memset(at_.queries, 0, static_cast<std::size_t>(strips() * tile_scratch::query_words(unit_, dk_)) * 4);
         std::fill_n(at_.slope, padded, 0.0F);
@@ -175,8 +178,10 @@ private:
         row_tile const rows  = rows_of(p_, pool, i_, true);
         tile_cursor cursor;
         key_tile tile;
-        while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile))
+        while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
+            *to_.seen = true;
             visit(pool, tile);
+        }
     }
 
     void visit(pool_ref const& pool, key_tile const& tile) noexcept {
@@ -528,7 +533,8 @@ private:
     bool const adjusted_;
     bool const spanned_;
     tile_scratch at_;
-    tile_part to_; // where sums go
+    tile_part to_;        // where sums go
+    bool loaded_ = false; // queries are in lanes
 };
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

@@ -17,6 +17,7 @@ struct tile_part {
     float* base; // [rows]: weights are 2^(c (s - base))
     float* sum;  // [rows]
     float* out;  // [strips][columns][strip]
+    bool* seen;  // [1]: whether there was a key tile; without one all is as it was cleared
 
     /// Rows of whole strips.
     [[nodiscard]] static index_t padded(tile_unit const& unit, index_t rows) noexcept {
@@ -25,7 +26,8 @@ struct tile_part {
 
     [[nodiscard]] static index_t bytes(tile_unit const& unit, index_t rows, index_t dv) noexcept {
         index_t const all = padded(unit, rows);
-        return 2 * host::scratch_bytes<float>(all) + host::scratch_bytes<float>(all * column_rows(dv));
+        return 2 * host::scratch_bytes<float>(all) + host::scratch_bytes<float>(all * column_rows(dv)) +
+               host::scratch_bytes<bool>(1);
     }
 
     tile_part(tile_unit const& unit, index_t rows, index_t dv, std::byte* memory) noexcept {
@@ -34,6 +36,7 @@ struct tile_part {
         base              = c.take<float>(all);
         sum               = c.take<float>(all);
         out               = c.take<float>(all * column_rows(dv));
+        seen              = c.take<bool>(1);
     }
 };
 

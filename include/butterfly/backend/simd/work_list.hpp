@@ -7,8 +7,8 @@
 // walked in spans may be split: its spans stand in the list in the place of its items, each leaves a partial result,
 // and a second list folds them in order. It is split where
 //
-//   - it has fewer than 4 items for each thread and pools of several spans, whose partial results are not too many
-//     (may_split, from shapes: the workspace holds them), and some item sees more than two spans of a pool,
+//   - it has fewer than 4 items for each thread and may see more than two spans of a pool, whose partial results take
+//     256 MiB at most (may_split, from shapes: the workspace holds them), and some item does,
 //   - its largest item is more than a quarter of a thread's part of the call.
 //
 // So one long sequence among short ones is split, and few equal ones; many equal ones are not: their items fill the
@@ -20,7 +20,6 @@
 
 #include <algorithm>
 #include <array>
-#include <functional>
 #include <span>
 
 namespace butterfly::backend::vec {
@@ -45,13 +44,9 @@ template <class Isa>
     return most_items(p, c) * most_spans(p) * part_bytes<Isa>(p, c);
 }
 
-/// Whether a problem may be split: few items, long pools, partial results of 256 MiB at most. Asked of shapes alone,
-/// since the workspace depends on it.
-template <class Isa>
-[[nodiscard]] bool may_split(problem const& p, cut const& c, int threads) noexcept {
-    constexpr index_t most = 256 << 20;
-    return c.spanned && threads > 1 && c.items() > 0 && most_items(p, c) < 4 * threads && is_long(p) &&
-           parts_bytes<Isa>(p, c) <= most;
+/// Whether a problem may be split: few items, many spans. Asked of shapes alone, since the workspace depends on it.
+[[nodiscard]] inline bool may_split(problem const& p, cut const& c, int threads) noexcept {
+    return c.spanned && threads > 1 && c.items() > 0 && most_items(p, c) < 4 * threads && are_spans_many(p);
 }
 
 /// Bytes for the partial results of a call: room for any one problem, and for several of them up to 16 MiB.
@@ -61,7 +56,7 @@ template <class Isa>
     index_t most = 0, all = 0;
     for (problem const& p : problems) {
         cut const c = cut_problem<Isa>(p, threads);
-        if (!may_split<Isa>(p, c, threads)) continue;
+        if (!may_split(p, c, threads)) continue;
         index_t const bytes = parts_bytes<Isa>(p, c);
         most                = std::max(most, bytes);
         all                 = std::min(all + std::min(bytes, several), several);
@@ -89,7 +84,7 @@ struct work_load {
             key_span const extent = extent_of(p, p.pools[k], k, i);
             key_span const s      = spans_of(extent);
             slots += static_cast<double>(
-                std::clamp<index_t>(extent.end - extent.first, 0, most_spans(p.pools[k]) * span_slots));
+                std::clamp<index_t>(extent.end - extent.first, 0, most_spans(p, p.pools[k]) * span_slots));
             spans += s.end - s.first;
             worth |= s.end - s.first > 2;
         }
@@ -161,7 +156,7 @@ private:
     [[nodiscard]] place find(index_t work, index_t entry::*end) const noexcept {
         auto const first = entries_.begin(), last = first + static_cast<std::ptrdiff_t>(count_);
         auto const at = std::ranges::upper_bound(first, last, work, {}, end);
-        return {&*at, work - (at == first ? 0 : std::invoke(end, at[-1]))};
+        return {&*at, work - (at == first ? 0 : at[-1].*end)};
     }
 
     [[nodiscard]] static std::byte* part(entry const& e, index_t index, index_t span) noexcept {
@@ -238,7 +233,7 @@ void deal(executor const& threads,
           index_t each,
           index_t room) noexcept {
     int const count      = threads.threads();
-    auto const splitting = [&](problem const& p) { return may_split<Isa>(p, cut_problem<Isa>(p, count), count); };
+    auto const splitting = [&](problem const& p) { return may_split(p, cut_problem<Isa>(p, count), count); };
     double all           = 0; // work of the call; only where it matters, since every item is asked for it
     if (std::ranges::any_of(problems, splitting))
         for (problem const& p : problems) all += load_of(p, cut_problem<Isa>(p, count)).all;
@@ -247,7 +242,7 @@ void deal(executor const& threads,
     for (problem const& p : problems) {
         work_load load;
         cut const c = cut_problem<Isa>(p, count);
-        if (may_split<Isa>(p, c, count)) load = load_of(p, c);
+        if (may_split(p, c, count)) load = load_of(p, c);
         list.add(p, c, load.heaviest > all / (4 * count) ? load.widest : 0);
     }
     list.run();
