@@ -497,7 +497,7 @@ TEST_CASE("a few tokens of speculation share a pass over the keys, which is spli
             auto const c        = bf::backend::vec::cut_problem<bf::isa::current>(p);
             CAPTURE(group, tokens);
             REQUIRE(c.items() == 1); // of one kv head
-            REQUIRE(bf::backend::vec::may_split(p, c, 16));
+            REQUIRE(bf::backend::vec::may_split<bf::isa::current>(p, c, 16));
             REQUIRE(bf::backend::vec::load_of(p, c).widest == 32);
         }
     REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 4, 9, 131063)).stream);
@@ -515,7 +515,7 @@ TEST_CASE("tiles of a few tokens share a pass over the keys, which is split", "[
         CAPTURE(group, tokens);
         REQUIRE((!c.stream && c.spanned));
         REQUIRE(c.items() == items);
-        REQUIRE(vec::may_split(p, c, 16));
+        REQUIRE(vec::may_split<bf::isa::current>(p, c, 16));
         REQUIRE(vec::load_of(p, c).widest == 32);
     }
     REQUIRE_FALSE(vec::cut_problem<isa>(dense_problem(pool, 128, 9, 131063)).spanned);
@@ -645,7 +645,30 @@ TEST_CASE("items of few tokens that see few spans are enough for the threads", "
     REQUIRE(items(last, 32) == 2);
     REQUIRE(items(all, 65536) == items(last, 65536)); // partial results of all rows: too much memory
     bf::problem const p = dense_problem(last, 32, 8, 131064);
-    REQUIRE_FALSE(vec::may_split(p, vec::cut_problem<isa>(p, 16), 16));
+    REQUIRE_FALSE(vec::may_split<bf::isa::current>(p, vec::cut_problem<isa>(p, 16), 16));
+
+    // Windows of which three spans can be seen are split; sinks beside a window change nothing.
+    for (auto const& [window, split] : {std::pair{1024, false}, {4000, false}, {4200, true}, {8000, true}}) {
+        bf::visible::interval const sees = bf::visible::exact_window(window);
+        bf::pool_ref const recent        = dense_pool(sees, 131072);
+        for (bf::index_t const tokens : {1, 8}) {
+            CAPTURE(window, tokens);
+            bf::problem const step = dense_problem(recent, 32, tokens, 131072 - tokens);
+            REQUIRE(vec::may_split<isa>(step, vec::cut_problem<isa>(step, 16), 16) == split);
+        }
+    }
+    bf::visible::interval const first{.window = 1024, .before = 4};
+    std::array const pools{dense_pool(first, 131072), last};
+    bf::problem both = dense_problem(pools[0], 32, 8, 131064);
+    both.pools       = pools.data();
+    both.pool_count  = 2;
+    REQUIRE(vec::cut_problem<isa>(both, 2).items() == 2);
+
+    // Blocks whose tiles have borders of their own.
+    bf::pool_ref routed             = all;
+    routed.visibility.row_alignment = 128;
+    bf::problem const blocks        = dense_problem(routed, 36, 8, 131064);
+    REQUIRE(vec::may_split<isa>(blocks, vec::cut_problem<isa>(blocks, 16), 16));
 }
 
 TEST_CASE("aligned cuts hold every token once and no empty item", "[backend]") {
@@ -663,6 +686,7 @@ TEST_CASE("aligned cuts hold every token once and no empty item", "[backend]") {
                 pool.visibility.row_alignment = alignment;
                 bf::problem const p           = dense_problem(pool, 3, tokens, position);
                 auto const cut                = bf::backend::vec::cut_problem<bf::isa::current>(p);
+                REQUIRE(bf::backend::vec::most_items(p, cut) >= cut.items());
                 std::vector<int> seen(static_cast<std::size_t>(3 * tokens));
                 REQUIRE(cut.items() <= bf::backend::vec::most_items(p, cut));
                 for (bf::index_t index = 0; index < cut.items(); ++index) {

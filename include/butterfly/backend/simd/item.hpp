@@ -30,7 +30,8 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 /// Most rows of an item of the stream class.
 inline constexpr int stream_rows = 128;
 
-/// Most tokens of a call of decode or speculation, which walks keys in spans whatever its rows.
+/// Most tokens of a call of decode or speculation, which walks keys in spans whatever its rows. (Explicit graphs do
+/// not: their spans do not count slots.)
 inline constexpr index_t few_tokens = 8;
 
 /// Whether calls of so many tokens are of the stream class: 16 rows, or few tokens with stream_rows rows. Tiles
@@ -45,11 +46,14 @@ inline constexpr index_t span_slots = 4096;
 /// Most spans that an item of a call of few tokens sees of a pool, wherever its queries stand.
 [[nodiscard]] inline index_t most_spans(problem const& p, pool_ref const& pool) noexcept {
     visibility_description const& sees = pool.visibility.description;
-    index_t slots                      = pool.keys.ring != 0 ? std::min(pool.slots, pool.keys.ring) : pool.slots;
-    bool const by_window = sees.kind == visibility_kind::interval && sees.window > 0 && sees.before == 0 &&
-                           p.options.causal && !pool.key_positions;
-    if (by_window) slots = std::min(slots, sees.window + sees.align + p.tokens());
-    return detail::ceil_div(slots, span_slots) + 1; // one more, since they need not begin at a span
+    auto const held                    = [&](index_t slots) { return std::min(slots, pool.slots); };
+    index_t most                       = detail::ceil_div(pool.slots, span_slots);
+    if (pool.keys.ring != 0) most = std::min(most, detail::ceil_div(pool.keys.ring, span_slots) + 1);
+    if (sees.kind != visibility_kind::interval || pool.key_positions) return most;
+    if (sees.before > 0) return std::min(most, detail::ceil_div(held(sees.before), span_slots));
+    if (sees.window == 0 || !p.options.causal || p.options.q_positions) return most;
+    index_t const seen = held(sees.window) + held(sees.align) + p.tokens();
+    return std::min(most, detail::ceil_div(seen, span_slots) + 1); // they need not begin at a span
 }
 
 /// Most spans of all pools.
@@ -59,14 +63,18 @@ inline constexpr index_t span_slots = 4096;
     return count;
 }
 
-/// Whether threads may share the spans of a call: some pool shows more than two of them, and what they leave takes 256
-/// MiB at most.
+/// Whether some pool may show more than two spans: enough for threads to share.
 [[nodiscard]] inline bool are_spans_many(problem const& p) noexcept {
-    constexpr index_t most = 256 << 20;
-    index_t const rows     = p.heads() * p.tokens() * column_rows(p.out.shape.head_dim);
-    return std::any_of(p.pools, p.pools + p.pool_count,
-                       [&](pool_ref const& pool) { return most_spans(p, pool) > 3; }) &&
-           4 * rows * most_spans(p) <= most;
+    return std::any_of(p.pools, p.pools + p.pool_count, [&](pool_ref const& pool) { return most_spans(p, pool) > 2; });
+}
+
+/// Bytes that the spans of a call of the tile class may leave: with more, threads share items alone.
+inline constexpr index_t most_part_bytes = 256 << 20;
+
+/// Whether threads will share the spans of a call of the tile class rather than its rows.
+[[nodiscard]] inline bool share_spans(problem const& p) noexcept {
+    index_t const floats = p.heads() * p.tokens() * column_rows(p.out.shape.head_dim);
+    return are_spans_many(p) && 4 * floats * most_spans(p) <= most_part_bytes;
 }
 
 /// Items for each thread that a call should have before they grow: enough to deal them evenly.
@@ -163,10 +171,10 @@ template <class Isa>
     bool const strewn   = c.alignment != no_alignment && p.options.q_positions; // no two rows are known to be aligned
     index_t const most  = strewn ? 1 : std::min(p.tokens(), c.alignment);
     c.stream            = are_few(most, group) || (most == 1 && one_by_one);
-    c.spanned           = c.stream || ((strewn || p.tokens() <= few_tokens) && !one_by_one);
-    int const aim       = c.stream                         ? stream_rows
-                          : c.spanned && are_spans_many(p) ? unit_of<Isa>(p).rows // threads share spans, not rows
-                                                           : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
+    c.spanned           = c.stream || (most <= few_tokens && !one_by_one);
+    int const aim       = c.stream                      ? stream_rows
+                          : c.spanned && share_spans(p) ? unit_of<Isa>(p).rows // threads share spans, not rows
+                                                        : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
     c.call              = p.tokens();

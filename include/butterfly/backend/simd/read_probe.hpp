@@ -34,8 +34,8 @@ struct read_pattern {
     }
 };
 
-/// A clock that only goes forward. (Including <chrono> would take every user a tenth of a second of compiling, and more
-/// with newer compilers.)
+/// A clock that only goes forward, of POSIX. (Including <chrono> would take every user a tenth of a second of
+/// compiling, and more with newer compilers.)
 [[nodiscard]] inline double nanoseconds() noexcept {
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);

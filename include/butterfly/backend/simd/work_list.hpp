@@ -7,8 +7,8 @@
 // walked in spans may be split: its spans stand in the list in the place of its items, each leaves a partial result,
 // and a second list folds them in order. It is split where
 //
-//   - it has fewer than 4 items for each thread and may see more than two spans of a pool, whose partial results take
-//     256 MiB at most (may_split, from shapes: the workspace holds them), and some item does,
+//   - it has fewer than 4 items for each thread and may see more than two spans of a pool (may_split, from shapes: the
+//     workspace holds the partial results, in the tile class 256 MiB at most), and some item does,
 //   - its largest item is more than a quarter of a thread's part of the call.
 //
 // So one long sequence among short ones is split, and few equal ones; many equal ones are not: their items fill the
@@ -28,7 +28,9 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 /// Most items of a problem wherever its queries stand.
 [[nodiscard]] inline index_t most_items(problem const& p, cut const& c) noexcept {
     if (c.per_block == 0) return c.items();
-    return c.chunks * std::min(p.tokens(), (detail::ceil_div(p.tokens(), c.alignment) + 1) * c.per_block);
+    index_t const steps = std::max<index_t>(p.tokens() - 1, 0);
+    return c.chunks *
+           std::min(p.tokens(), detail::ceil_div(steps, c.tokens) + 1 + detail::ceil_div(steps, c.alignment));
 }
 
 /// Bytes of one partial result.
@@ -45,8 +47,10 @@ template <class Isa>
 }
 
 /// Whether a problem may be split: few items, many spans. Asked of shapes alone, since the workspace depends on it.
-[[nodiscard]] inline bool may_split(problem const& p, cut const& c, int threads) noexcept {
-    return c.spanned && threads > 1 && c.items() > 0 && most_items(p, c) < 4 * threads && are_spans_many(p);
+template <class Isa>
+[[nodiscard]] bool may_split(problem const& p, cut const& c, int threads) noexcept {
+    return c.spanned && threads > 1 && c.items() > 0 && most_items(p, c) < 4 * threads && are_spans_many(p) &&
+           (c.stream || parts_bytes<Isa>(p, c) <= most_part_bytes);
 }
 
 /// Bytes for the partial results of a call: room for any one problem, and for several of them up to 16 MiB.
@@ -56,7 +60,7 @@ template <class Isa>
     index_t most = 0, all = 0;
     for (problem const& p : problems) {
         cut const c = cut_problem<Isa>(p, threads);
-        if (!may_split(p, c, threads)) continue;
+        if (!may_split<Isa>(p, c, threads)) continue;
         index_t const bytes = parts_bytes<Isa>(p, c);
         most                = std::max(most, bytes);
         all                 = std::min(all + std::min(bytes, several), several);
@@ -233,7 +237,7 @@ void deal(executor const& threads,
           index_t each,
           index_t room) noexcept {
     int const count      = threads.threads();
-    auto const splitting = [&](problem const& p) { return may_split(p, cut_problem<Isa>(p, count), count); };
+    auto const splitting = [&](problem const& p) { return may_split<Isa>(p, cut_problem<Isa>(p, count), count); };
     double all           = 0; // work of the call; only where it matters, since every item is asked for it
     if (std::ranges::any_of(problems, splitting))
         for (problem const& p : problems) all += load_of(p, cut_problem<Isa>(p, count)).all;
@@ -242,7 +246,7 @@ void deal(executor const& threads,
     for (problem const& p : problems) {
         work_load load;
         cut const c = cut_problem<Isa>(p, count);
-        if (may_split(p, c, count)) load = load_of(p, c);
+        if (may_split<Isa>(p, c, count)) load = load_of(p, c);
         list.add(p, c, load.heaviest > all / (4 * count) ? load.widest : 0);
     }
     list.run();
