@@ -326,5 +326,13 @@ void load_mask(problem const& p, index_t head, index_t token, key_tile const& ti
     return static_cast<bool>(p.options.alibi_slopes) || static_cast<bool>(p.options.mask.data);
 }
 
+/// Whether logits are more than scaled products.
+[[nodiscard]] inline bool is_adjusted(problem const& p) noexcept {
+    bool biased =
+        p.options.soft_cap > 0.0F || has_row_bias(p) || !(p.options.scale > 1e-20F && p.options.scale < 1e20F);
+    for (int k = 0; k < p.pool_count; ++k) biased |= static_cast<bool>(p.pools[k].log_weights);
+    return biased;
+}
+
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace butterfly::backend::vec

@@ -59,5 +59,16 @@ void store_row(tensor_ref const& t, index_t head, index_t token, float const* va
     for (; d < t.shape.head_dim; ++d) row[d] = float16(values[d] * factor);
 }
 
+/// Whether all of a row of keys or values is finite.
+template <class Isa, class T>
+[[nodiscard]] bool is_finite_row(T const* row, index_t head_dim) noexcept {
+    using vector = f32<Isa>;
+    vector check(0.0F); // x * 0 is NaN where x is not finite
+    index_t d = 0;
+    for (; d + lanes<Isa> <= head_dim; d += lanes<Isa>) check = fma(load_as<Isa>(row + d), vector(0.0F), check);
+    if (d < head_dim) check = fma(load_part<Isa>(row + d, head_dim - d), vector(0.0F), check);
+    return xsimd::all(check == vector(0.0F));
+}
+
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace butterfly::backend::vec

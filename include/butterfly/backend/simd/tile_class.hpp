@@ -67,25 +67,8 @@ public:
 
     /// total = total merged with part. What a row gets depends on its own part alone, and an empty one changes no bit.
     void fold(std::byte* memory) noexcept {
-        tile_part const total = part_at(at_.total), part = part_at(memory);
-        if (!*part.seen) return;
-        vector const to_base_2(unit_of_scores() * std::numbers::log2e_v<float>);
-        for (int s = 0; s < strips(); ++s)
-            for (int r = s * strip(); r < s * strip() + rows_in(s); r += lanes<Isa>) {
-                vector const a = load_as<Isa>(total.base + r), b = load_as<Isa>(part.base + r);
-                vector const top  = xsimd::max(a, b);
-                vector const from = xsimd::select(top == vector(minus_infinity), vector(0.0F), top); // both empty
-                vector const old  = exp2<5>((a - from) * to_base_2);
-                vector const more = exp2<5>((b - from) * to_base_2);
-                auto const merge  = [&](float* to, float const* with) {
-                    vector const kept = load_as<Isa>(to) * old, added = load_as<Isa>(with);
-                    xsimd::select(added == vector(0.0F), kept, fma(added, more, kept)).store_unaligned(to); // -0 stays
-                };
-                top.store_unaligned(total.base + r);
-                merge(total.sum + r, part.sum + r);
-                index_t const at = s * strip() * column_rows(dv_) + r - s * strip();
-                for (index_t d = 0; d < dv_; ++d) merge(total.out + at + d * strip(), part.out + at + d * strip());
-            }
+        float const to_base_2 = unit_of_scores() * std::numbers::log2e_v<float>;
+        merge_parts<Isa>(unit_, i_.rows(), dv_, part_at(at_.total), part_at(memory), to_base_2);
     }
 
     void finish() noexcept { finish(part_at(at_.total)); }
@@ -95,14 +78,6 @@ private:
 
     /// Binary digits by which a maximum may grow before its row is rescaled.
     static constexpr float slack = 8.0F;
-
-    /// Whether logits are more than scaled products.
-    [[nodiscard]] static bool is_adjusted(problem const& p) noexcept {
-        bool biased =
-            p.options.soft_cap > 0.0F || has_row_bias(p) || !(p.options.scale > 1e-20F && p.options.scale < 1e20F);
-        for (int k = 0; k < p.pool_count; ++k) biased |= static_cast<bool>(p.pools[k].log_weights);
-        return biased;
-    }
 
     /// What a score times is a logit.
     [[nodiscard]] float unit_of_scores() const noexcept { return adjusted_ ? 1.0F : p_.options.scale; }
@@ -120,13 +95,7 @@ private:
     }
     [[nodiscard]] tile_part part_at(std::byte* memory) const noexcept { return {unit_, i_.rows(), dv_, memory}; }
 
-    void clear(tile_part const& part) const noexcept {
-        int const padded = strips() * strip();
-        std::fill_n(part.out, padded * column_rows(dv_), 0.0F);
-        std::fill_n(part.base, padded, minus_infinity);
-        std::fill_n(part.sum, padded, 0.0F);
-        *part.seen = false;
-    }
+    void clear(tile_part const& part) const noexcept { part.clear(unit_, i_.rows(), dv_); }
 
     /// Queries into lanes, and what else is of the item.
     void load_item() noexcept {
@@ -441,20 +410,11 @@ private:
         std::uint64_t broken = 0;
         for (int j = first; j < end; ++j) {
             auto const* const words = reinterpret_cast<float const*>(packed.words + j * packed.stride);
-            bool const finite =
-                unit_.pairs == 1 ? is_finite(words) : is_finite(reinterpret_cast<bfloat16 const*>(rows[j]));
+            bool const finite       = unit_.pairs == 1 ? is_finite_row<Isa>(words, dv_)
+                                                       : is_finite_row<Isa>(reinterpret_cast<bfloat16 const*>(rows[j]), dv_);
             if (!finite) broken |= std::uint64_t{1} << j;
         }
         return broken;
-    }
-
-    template <class T>
-    [[nodiscard]] bool is_finite(T const* row) const noexcept {
-        vector check(0.0F); // x * 0 is NaN where x is not finite
-        index_t d = 0;
-        for (; d + lanes<Isa> <= dv_; d += lanes<Isa>) check = fma(load_as<Isa>(row + d), vector(0.0F), check);
-        if (d < dv_) check = fma(load_part<Isa>(row + d, dv_ - d), vector(0.0F), check);
-        return xsimd::all(check == vector(0.0F));
     }
 
     /// Values with zeros in the place of broken rows.
@@ -492,17 +452,10 @@ private:
                 int const row = s * strip() + r;
                 if (tile.bits != nullptr && (tile.bits[row / i_.heads] >> j & 1U) == 0U) continue;
                 if (masked_ && at_.mask[row * tile_slots + j] == minus_infinity) continue;
-                float const weight = weight_of(j, r);
+                float const weight = weight_of(at_.scores, j, r, strip(), unit_.pairs);
                 for (index_t d = 0; d < dv_; ++d) out[d * strip() + r] += weight * at_.rows[d];
             }
         }
-    }
-
-    [[nodiscard]] float weight_of(int j, int r) const noexcept {
-        if (unit_.pairs == 1) return at_.scores[j * strip() + r];
-        std::uint32_t word = 0;
-        std::memcpy(&word, at_.scores + j / 2 * strip() + r, sizeof word);
-        return std::bit_cast<float>(j % 2 == 0 ? word << 16 : word & 0xffff0000U);
     }
 
     void finish(tile_part const& from) noexcept {

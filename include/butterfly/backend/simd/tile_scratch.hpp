@@ -1,44 +1,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Memory of the tile class: what one thread holds of an item, and what a span of an item leaves.
+// Memory of the tile class: what one thread holds of an item.
 
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/simd/batch.hpp>
+#include <butterfly/backend/simd/tile_part.hpp>
 #include <butterfly/backend/simd/tile_unit.hpp>
 
 #include <algorithm>
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
-
-/// Softmax states and unnormalised outputs of the rows of an item, in strips.
-struct tile_part {
-    float* base; // [rows]: weights are 2^(c (s - base))
-    float* sum;  // [rows]
-    float* out;  // [strips][columns][strip]
-    bool* seen;  // [1]: whether there was a key tile; without one all is as it was cleared
-
-    /// Rows of whole strips.
-    [[nodiscard]] static index_t padded(tile_unit const& unit, index_t rows) noexcept {
-        return detail::round_up(rows, unit.strip);
-    }
-
-    [[nodiscard]] static index_t bytes(tile_unit const& unit, index_t rows, index_t dv) noexcept {
-        index_t const all = padded(unit, rows);
-        return 2 * host::scratch_bytes<float>(all) + host::scratch_bytes<float>(all * column_rows(dv)) +
-               host::scratch_bytes<bool>(1);
-    }
-
-    tile_part(tile_unit const& unit, index_t rows, index_t dv, std::byte* memory) noexcept {
-        host::carver c(memory);
-        index_t const all = padded(unit, rows);
-        base              = c.take<float>(all);
-        sum               = c.take<float>(all);
-        out               = c.take<float>(all * column_rows(dv));
-        seen              = c.take<bool>(1);
-    }
-};
 
 /// One thread's memory of the tile class.
 struct tile_scratch {

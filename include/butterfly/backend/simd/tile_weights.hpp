@@ -5,7 +5,9 @@
 
 #include <butterfly/backend/simd/exp2.hpp>
 
+#include <bit>
 #include <cstdint>
+#include <cstring>
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
@@ -70,6 +72,14 @@ weigh_pairs(float* scores, strip_keys const keys, int by, f32<Isa> const& base, 
     for (int k = keys.first / step * step; k + 1 < keys.first; k += 2) none.store_unaligned(scores + k / 2 * by);
     for (int k = (keys.end + 1) / 2 * 2; k % step != 0; k += 2) none.store_unaligned(scores + k / 2 * by);
     return added;
+}
+
+/// The weight of key j for row r of a strip, from what stands in the place of the scores.
+[[nodiscard]] inline float weight_of(float const* scores, int j, int r, int by, int pairs) noexcept {
+    if (pairs == 1) return scores[j * by + r];
+    std::uint32_t word = 0;
+    std::memcpy(&word, scores + j / 2 * by + r, sizeof word);
+    return std::bit_cast<float>(j % 2 == 0 ? word << 16 : word & 0xffff0000U);
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
