@@ -6,10 +6,14 @@ peers.json, peers.md and, where matplotlib is there, roofline.svg and roofline.p
 A peer is a process (worker.hpp). Before it is timed on a case, rows of its output are held to the definition in float64;
 a peer that is wrong is not timed. A peer that takes long is timed in fewer rounds (--budget), three at least, spread over
 those of the others; one whose first call takes more than a minute is not called again, and has no spread.
+
+Beside busy neighbours some cases come out unsteady. --keep takes these again, whoever was faster in them, and leaves the
+others of an earlier run, perhaps one that was interrupted, as they are.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import re
@@ -244,6 +248,52 @@ def join_limits(before, after):
     return {**before, "limits": better}
 
 
+def read_run(path):
+    """What an earlier run saved. PeerError where that cannot be read."""
+    try:
+        run = json.loads(path.read_text())
+        return {key: run[key] for key in ("command", "machine", "settings", "peers", "limits", "cases")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PeerError(f"--keep: {path} is no earlier run: {error!r}") from error
+
+
+def circumstances(run):
+    """What must be the same for cases of two runs to stand in one table."""
+    machine = run["machine"]
+    return {"cpu": machine["cpu"], "cores": machine["cores"], "threads": run["settings"]["threads"],
+            **{name: peer.get("version", "absent") for name, peer in run["peers"].items()}}
+
+
+def go_on(data, earlier):
+    """Takes over the cases and limits of an earlier run. PeerError where that was of another machine or other peers."""
+    was, now = circumstances(earlier), circumstances(data)
+    differing = [f"{key}: {was.get(key)}, now {now.get(key)}" for key in {**was, **now} if was.get(key) != now.get(key)]
+    if differing:
+        raise PeerError(f"--keep: the earlier run is of something else ({'; '.join(differing)}); give another --out")
+    return {**data, "command": earlier["command"] + ["&&"] + data["command"], "cases": earlier["cases"],
+            "limits": join_limits(earlier["limits"], data["limits"])}
+
+
+def unsteadiness(case):
+    """The larger spread, slowest less fastest over the median and halved, of ours and of the fastest peer. One call has none
+    that is known."""
+    peers, best = report.timed(case), report.best_peer(case)
+    compared = [peers[n]["ms"] for n in (report.OURS, best and best[0]) if n in peers]
+    return max((report.spread(ms) / 2 if len(ms) > 1 else math.inf for ms in compared), default=math.inf)
+
+
+def steadier(*measurements):
+    """Of measurements of one case. Which peer won in them is not asked."""
+    return min(measurements, key=unsteadiness)
+
+
+def enter(cases, case, order):
+    """Puts a case among others, in order of names."""
+    same = [c for c in cases if c["name"] == case["name"]]
+    others = [c for c in cases if c["name"] != case["name"]]
+    return sorted(others + [steadier(*same, case)], key=lambda c: order.index(c["name"]))
+
+
 def set_floors(data):
     for case in data["cases"]:
         case["floor"] = report.floor_of(data["limits"], case["type"], case["flops"], case["bytes"], case["threads"])
@@ -290,6 +340,9 @@ def parse_arguments(arguments):
     parser.add_argument("--rounds", type=positive(int), default=7, help="timed rounds (default: %(default)s)")
     parser.add_argument("--budget", metavar="SECONDS", type=positive(float), default=6,
                         help="for the rounds of a peer in a case (default: %(default)s)")
+    parser.add_argument("--keep", metavar="PERCENT", type=positive(float),
+                        help="go on from --out's peers.json: a case in which ours and the fastest peer spread by no more is "
+                             "not taken again; of two measurements of a case the steadier stays")
     parser.add_argument("--threads", metavar="LIST", type=counts, default=sorted({1, cores}),
                         help="counts of threads (default: 1 and the cores)")
     parser.add_argument("--out", metavar="DIR", default="build/peers", help="where results go (default: %(default)s)")
@@ -304,6 +357,7 @@ def command_of(arguments):
     """What a reader types for the same cases."""
     said = ["--full"] if arguments.full else []
     said += ["--only", f"'{arguments.only.pattern}'"] if arguments.only else []
+    said += ["--keep", f"{arguments.keep:g}"] if arguments.keep else []
     said += ["--peers", ",".join(arguments.peers)] if len(arguments.peers) < len(report.NAMES) else []
     return ["bench/peers/run"] + said + ["--rounds", str(arguments.rounds), "--budget", f"{arguments.budget:g}",
                                          "--threads", ",".join(map(str, arguments.threads))]
@@ -315,26 +369,32 @@ def save(data, folder):
     (folder / "peers.md").write_text(report.document(data))
 
 
-def measure(arguments, selected, folder):
+def measure(arguments, known, selected, folder, earlier):
     """Saves what there is after each case."""
-    print(f"{len(selected)} cases, {arguments.rounds} rounds; limits of the machine first and last", file=sys.stderr)
     limits = machine_limits(arguments, folder)
     data = {"program": "compare", "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "command": command_of(arguments), "machine": limits["machine"],
             "settings": {"rounds": arguments.rounds, "threads": arguments.threads}, "peers": {}, "limits": limits,
             "cases": []}
+    order = [c.name for c in known]
     with open(folder / "peers.log", "w", encoding="utf-8") as log:
         workers, data["peers"] = start_workers(arguments, limits["features"], log)
         try:
+            if earlier:
+                data = go_on(data, earlier)
+                steady = {c["name"] for c in data["cases"] if unsteadiness(c) <= arguments.keep / 100}
+                selected = [c for c in selected if c.name not in steady]
+            print(f"{len(selected)} cases, {arguments.rounds} rounds; limits of the machine first and last", file=sys.stderr)
             for number, case in enumerate(selected, 1):
-                data["cases"].append(run_case(case, workers, arguments))
+                taken = run_case(case, workers, arguments)
+                data["cases"] = enter(data["cases"], taken, order)
                 save(data, folder)
-                print(f"[{number}/{len(selected)}] {line_of(data['cases'][-1])}", file=sys.stderr)
+                print(f"[{number}/{len(selected)}] {line_of(taken)}", file=sys.stderr)
         finally:
             for worker in workers.values():
                 worker.stop()
     try:
-        data["limits"] = join_limits(limits, machine_limits(arguments, folder))
+        data["limits"] = join_limits(data["limits"], machine_limits(arguments, folder))
         save(data, folder)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"limits: those before the cases alone, {error}", file=sys.stderr)
@@ -354,7 +414,12 @@ def main():
     folder = pathlib.Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # files of inputs are taken away, peers stopped
-    data = measure(arguments, selected, folder)
+    try:
+        earlier = read_run(folder / "peers.json") if arguments.keep else None
+        data = measure(arguments, known, selected, folder, earlier)
+    except PeerError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
     print(folder / "peers.json", folder / "peers.md", sep="\n")
     try:
         import roofline

@@ -173,16 +173,68 @@ class Report(unittest.TestCase):
             self.assertEqual(len({line.count("|") for line in table.splitlines()}), 1, table)
 
 
+def run_of(cases=(), threads=(1, 2), cpu="a CPU", limits=LIMITS, **peers):
+    return {"command": ["bench/peers/run", "--full"], "machine": {"cpu": cpu, "cores": 2}, "limits": limits,
+            "settings": {"rounds": 3, "threads": list(threads)}, "cases": list(cases),
+            "peers": {"butterfly": {"version": "1"}, "ggml": {"skipped": "not built here"}, **peers}}
+
+
+class GoingOn(unittest.TestCase):
+    def test_unsteady_is_ours_or_the_fastest_peer(self):
+        steady, unsteady, slow = peer("butterfly", 10, 11, 10), peer("eigen", 20, 26, 20), peer("ggml", 50, 500, 50)
+        self.assertAlmostEqual(compare.unsteadiness(result(peers=[steady, unsteady, slow])), 0.15)
+        self.assertAlmostEqual(compare.unsteadiness(result(peers=[peer("butterfly", 10, 20, 10), unsteady])), 0.5)
+        self.assertAlmostEqual(compare.unsteadiness(result(peers=[steady])), 0.05)
+        for unknown in ([], [peer("butterfly", 10), unsteady], [steady, peer("eigen", 20)]):
+            self.assertEqual(compare.unsteadiness(result(peers=unknown)), float("inf"))
+
+    def test_the_steadier_stays_and_not_the_winner(self):
+        won = result(peers=[peer("butterfly", 10, 14, 10), peer("eigen", 40, 40, 40)])
+        lost = result(peers=[peer("butterfly", 50, 51, 50), peer("eigen", 40, 40, 40)])
+        other = {**lost, "name": "decode f32"}
+        order = ["prefill f32", "decode f32"]
+        for first, second in ((won, lost), (lost, won)):
+            self.assertEqual(compare.enter([other, first], second, order), [lost, other])
+        self.assertEqual(compare.enter([], won, order), [won])
+
+    def test_cases_and_limits_are_taken_over(self):
+        faster = {**LIMITS, "limits": [{**x, "best": 2 * x["best"]} if x["present"] else x for x in LIMITS["limits"]]}
+        got = compare.go_on(run_of(), run_of([result()], limits=faster))
+        self.assertEqual(got["cases"], [result()])
+        self.assertEqual(got["command"], ["bench/peers/run", "--full", "&&", "bench/peers/run", "--full"])
+        self.assertEqual(got["limits"]["limits"], faster["limits"])
+
+    def test_other_circumstances_are_refused(self):
+        others = (run_of(cpu="another"), run_of(threads=(2,)), run_of(ggml={"version": "2"}), run_of(eigen={"version": "3"}))
+        for other in others:
+            for pair in ((run_of(), other), (other, run_of())):
+                with self.assertRaisesRegex(compare.PeerError, "another --out"):
+                    compare.go_on(*pair)
+
+    def test_what_is_no_run_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "peers.json"
+            for text in (None, "{", "[]", "3", '{"command": []}'):
+                if text is not None:
+                    path.write_text(text, encoding="utf-8")
+                with self.assertRaisesRegex(compare.PeerError, "peers.json is no earlier run"):
+                    compare.read_run(path)
+            path.write_text(compare.json.dumps(run_of([result()])), encoding="utf-8")
+            self.assertEqual(compare.read_run(path)["cases"], [result()])
+
+
 class Arguments(unittest.TestCase):
     def test_command(self):
-        arguments = compare.parse_arguments(["--only", "decode .*2T", "--threads", "2,1,2", "--peers", "ggml,butterfly"])
+        arguments = compare.parse_arguments(["--only", "decode .*2T", "--threads", "2,1,2", "--peers", "ggml,butterfly",
+                                             "--keep", "15"])
         self.assertEqual(arguments.threads, [1, 2])
-        self.assertEqual(" ".join(compare.command_of(arguments)), "bench/peers/run --only 'decode .*2T' --peers ggml,butterfly "
+        self.assertEqual(" ".join(compare.command_of(arguments)), "bench/peers/run --only 'decode .*2T' --keep 15 --peers "
+                         "ggml,butterfly "
                          "--rounds 7 --budget 6 --threads 1,2")
 
     def test_bad_ones_are_refused(self):
         for bad in (["--only", "["], ["--threads", "0"], ["--threads", ""], ["--peers", "abacus"], ["--rounds", "0"],
-                    ["--budget", "nan"]):
+                    ["--budget", "nan"], ["--keep", "0"]):
             with self.assertRaises(SystemExit, msg=bad), contextlib.redirect_stderr(io.StringIO()):
                 compare.parse_arguments(bad)
 
