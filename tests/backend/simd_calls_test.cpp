@@ -151,9 +151,9 @@ struct counting {
     }
 };
 
-/// One sequence of a call: `tokens` queries at the end of `keys` keys.
+/// One sequence of a call: `tokens` queries at the end of `keys` keys, in a cache with room for so many.
 struct sequence {
-    bf::index_t tokens, keys;
+    bf::index_t tokens, keys, room = keys;
 };
 
 /// A barrier that counts how often one is waited for.
@@ -179,21 +179,21 @@ struct dealt {
     int waits;      // of one thread
 };
 
-dealt deal(int threads, std::vector<sequence> const& of) {
+dealt deal(int threads, std::vector<sequence> const& of, bf::index_t group = 1) {
     bf::index_t keys = 0, tokens = 0;
     for (sequence const& s : of) {
-        keys = std::max(keys, s.keys);
+        keys = std::max(keys, s.room);
         tokens += s.tokens;
     }
-    bf::heads_buffer<float> const k({2, keys, 8}), q({2, tokens, 8});
-    bf::heads_buffer<float> out({2, tokens, 8});
+    bf::heads_buffer<float> const k({2, keys, 8}), q({2 * group, tokens, 8});
+    bf::heads_buffer<float> out({2 * group, tokens, 8});
     auto const pool_of = [&](bf::index_t n) {
         bf::packed_view<counting> const rows{
             reinterpret_cast<std::byte const*>(k.values().data()), {}, {2, n, 8}, keys * 32, 32};
         return bf::pool(rows, rows, bf::visible::causal_prefix());
     };
     std::vector<decltype(pool_of(1))> pools;
-    for (sequence const& s : of) pools.push_back(pool_of(s.keys));
+    for (sequence const& s : of) pools.push_back(pool_of(s.room));
     std::vector<std::atomic<bf::index_t>> decoded(static_cast<std::size_t>(threads));
     counting_meeting all;
     auto const work = [&](int thread) {
@@ -253,6 +253,14 @@ TEST_CASE("a share deals the work of many problems to all its threads", "[backen
         std::vector<sequence> some(16, {1, 16});
         for (std::size_t const i : {0U, 7U, 8U, 15U}) some[i] = {1, 30000};
         REQUIRE(deal(threads, some).busiest < 1.25);
+    }
+}
+
+TEST_CASE("a cache with room for more keys than there are keeps no thread idle", "[backend]") {
+    for (bf::index_t const keys : {8192, 8193, 40000}) {
+        CAPTURE(keys);
+        REQUIRE(deal(4, {{8, keys, 131072}}, 36).busiest < 1.25); // two items of 288 rows
+        REQUIRE(deal(4, one_among({8, keys, 131072}, 20, {1, 10}), 36).busiest < 1.25);
     }
 }
 
@@ -533,6 +541,7 @@ struct few_tokens {
         {.heads = heads, .kv_heads = 1, .tokens = tokens, .keys = keys, .head_dim = 17, .seed = 3});
     bf::backend::bf16_unit unit = bf::backend::bf16_unit::fma;
     bf::attend_options options{};
+    std::vector<std::int32_t> places{}; // [tokens]: positions of their own, or none
 
     struct answer {
         bf::testing::tensor<float> out;
@@ -553,6 +562,7 @@ struct few_tokens {
                 bf::attend_options o   = options;
                 o.q_position           = held - step;
                 o.lse                  = lse.data() + at * heads;
+                if (!places.empty()) o.q_positions = places.data() + at;
                 bf::attend(cpu, copy.q.view().slice(at, step), copy.out.view().slice(at, step), o,
                            bf::pool(copy.k.view().slice(0, held), copy.v.view().slice(0, held), sees)...);
             }
@@ -566,6 +576,7 @@ struct few_tokens {
         auto const alone     = run(1, tokens, sees...);
         bf::attend_options o = options;
         o.q_position         = keys - tokens;
+        if (!places.empty()) o.q_positions = places.data();
         auto const wanted =
             bf::testing::evaluate(data.q.view(), data.out.view(), o, bf::pool(data.k.view(), data.v.view(), sees)...);
         auto const right = bf::testing::compare(alone.out.view(), wanted);
@@ -621,6 +632,21 @@ TEST_CASE("options of calls of few tokens hold over all spans", "[backend]") {
     calls.check(bf::visible::exact_window(9000));
     few_tokens<float> wide{.heads = 300, .keys = 8700}; // two items, of 288 heads and of 12
     wide.check(bf::visible::causal_prefix());
+}
+
+TEST_CASE("tiles of a few tokens whose rows have borders or places of their own", "[backend]") {
+    struct aligned : bf::visible::interval {
+        bf::index_t alignment = 1;
+        [[nodiscard]] bf::index_t row_alignment() const noexcept { return alignment; }
+    };
+    if (test::shortest_sweep()) return;
+    aligned blocks;
+    blocks.alignment = 5; // steps of 8 meet two borders, those of 4 one
+    few_tokens<float>{}.check(blocks);
+    few_tokens<float> strewn{.heads = 259, .keys = 8700}; // token by token
+    for (int t = 0; t < 8; ++t) strewn.places.push_back(8692 + t - 100 * (t % 3));
+    strewn.check(blocks);
+    strewn.check(bf::visible::exact_window(8300));
 }
 
 // A logit that overflows to -inf beside a value that is not finite: NaN or not, but the same whoever stands beside.

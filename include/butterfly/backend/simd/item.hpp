@@ -153,9 +153,10 @@ inline void cut_aligned(problem const& p, cut& c) noexcept {
     c.tiles      = p.tokens() == 0 ? 0 : tile_of(from + p.tokens() - 1) - c.first_tile + 1;
 }
 
-/// `threads`: what will share the items; of them only the rows of an item of the tile class depend.
+/// `threads`: what will share the items; `by_spans`: whether it may share the spans of one instead. Of them only the
+/// rows of an item of the tile class depend.
 template <class Isa>
-[[nodiscard]] cut cut_problem(problem const& p, int threads = 1) noexcept {
+[[nodiscard]] cut cut_problem(problem const& p, int threads = 1, bool by_spans = true) noexcept {
     cut c{};
     c.alignment     = no_alignment;
     bool rows_apart = false; // each query head has rows of its own
@@ -172,9 +173,10 @@ template <class Isa>
     index_t const most  = strewn ? 1 : std::min(p.tokens(), c.alignment);
     c.stream            = are_few(most, group) || (most == 1 && one_by_one);
     c.spanned           = c.stream || (most <= few_tokens && !one_by_one);
-    int const aim       = c.stream                      ? stream_rows
-                          : c.spanned && share_spans(p) ? unit_of<Isa>(p).rows // threads share spans, not rows
-                                                        : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
+    by_spans            = by_spans && c.spanned && share_spans(p);
+    int const aim       = c.stream   ? stream_rows
+                          : by_spans ? unit_of<Isa>(p).rows
+                                     : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
     c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
     c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
     c.call              = p.tokens();

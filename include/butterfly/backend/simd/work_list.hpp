@@ -12,7 +12,8 @@
 //   - its largest item is more than a quarter of a thread's part of the call.
 //
 // So one long sequence among short ones is split, and few equal ones; many equal ones are not: their items fill the
-// threads without partial results. Only where work runs depends on this, never a bit.
+// threads without partial results. A problem with so large an item that sees too few spans, as early in a cache that
+// has room for many, is cut into smaller items. Only where work runs depends on all this, never a bit.
 
 #include <butterfly/backend/simd/stream_class.hpp>
 #include <butterfly/backend/simd/tile_class.hpp>
@@ -247,7 +248,12 @@ void deal(executor const& threads,
         work_load load;
         cut const c = cut_problem<Isa>(p, count);
         if (may_split<Isa>(p, c, count)) load = load_of(p, c);
-        list.add(p, c, load.heaviest > all / (4 * count) ? load.widest : 0);
+        if (load.heaviest <= all / (4 * count))
+            list.add(p, c, 0);
+        else if (load.widest > 0)
+            list.add(p, c, load.widest);
+        else
+            list.add(p, cut_problem<Isa>(p, count, false), 0);
     }
     list.run();
 }
