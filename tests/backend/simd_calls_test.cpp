@@ -4,9 +4,14 @@
 #include <butterfly/graph/graph.hpp>
 #include <butterfly/sdpa/dense_sdpa.hpp>
 #include <butterfly/sdpa/graph_rows.hpp>
+#include <butterfly/sdpa/sparse_sdpa.hpp>
 #include <butterfly/testing/compare.hpp>
 #include <butterfly/testing/oracle.hpp>
 #include <butterfly/testing/problem.hpp>
+#include <butterfly/topology/build.hpp>
+#include <butterfly/topology/cycle.hpp>
+#include <butterfly/topology/row.hpp>
+#include <butterfly/topology/window.hpp>
 
 #include "support/catch.hpp"
 #include "support/on_threads.hpp"
@@ -505,7 +510,7 @@ TEST_CASE("a few tokens of speculation share a pass over the keys, which is spli
             auto const c        = bf::backend::vec::cut_problem<bf::isa::current>(p);
             CAPTURE(group, tokens);
             REQUIRE(c.items() == 1); // of one kv head
-            REQUIRE(bf::backend::vec::may_split<bf::isa::current>(p, c, 16));
+            REQUIRE(bf::backend::vec::may_split(p, c, 16));
             REQUIRE(bf::backend::vec::load_of(p, c).widest == 32);
         }
     REQUIRE_FALSE(bf::backend::vec::cut_problem<bf::isa::current>(dense_problem(pool, 4, 9, 131063)).stream);
@@ -523,7 +528,7 @@ TEST_CASE("tiles of a few tokens share a pass over the keys, which is split", "[
         CAPTURE(group, tokens);
         REQUIRE((!c.stream && c.spanned));
         REQUIRE(c.items() == items);
-        REQUIRE(vec::may_split<bf::isa::current>(p, c, 16));
+        REQUIRE(vec::may_split(p, c, 16));
         REQUIRE(vec::load_of(p, c).widest == 32);
     }
     REQUIRE_FALSE(vec::cut_problem<isa>(dense_problem(pool, 128, 9, 131063)).spanned);
@@ -671,7 +676,7 @@ TEST_CASE("items of few tokens that see few spans are enough for the threads", "
     REQUIRE(items(last, 32) == 2);
     REQUIRE(items(all, 65536) == items(last, 65536)); // partial results of all rows: too much memory
     bf::problem const p = dense_problem(last, 32, 8, 131064);
-    REQUIRE_FALSE(vec::may_split<bf::isa::current>(p, vec::cut_problem<isa>(p, 16), 16));
+    REQUIRE_FALSE(vec::may_split(p, vec::cut_problem<isa>(p, 16), 16));
 
     // Windows of which three spans can be seen are split; sinks beside a window change nothing.
     for (auto const& [window, split] : {std::pair{1024, false}, {4000, false}, {4200, true}, {8000, true}}) {
@@ -680,7 +685,7 @@ TEST_CASE("items of few tokens that see few spans are enough for the threads", "
         for (bf::index_t const tokens : {1, 8}) {
             CAPTURE(window, tokens);
             bf::problem const step = dense_problem(recent, 32, tokens, 131072 - tokens);
-            REQUIRE(vec::may_split<isa>(step, vec::cut_problem<isa>(step, 16), 16) == split);
+            REQUIRE(vec::may_split(step, vec::cut_problem<isa>(step, 16), 16) == split);
         }
     }
     bf::visible::interval const first{.window = 1024, .before = 4};
@@ -694,7 +699,16 @@ TEST_CASE("items of few tokens that see few spans are enough for the threads", "
     bf::pool_ref routed             = all;
     routed.visibility.row_alignment = 128;
     bf::problem const blocks        = dense_problem(routed, 36, 8, 131064);
-    REQUIRE(vec::may_split<isa>(blocks, vec::cut_problem<isa>(blocks, 16), 16));
+    REQUIRE(vec::may_split(blocks, vec::cut_problem<isa>(blocks, 16), 16));
+
+    // What all borders could leave is too much: rows are shared, as if there were no spans.
+    routed.slots    = 1 << 20;
+    bf::problem big = dense_problem(routed, 72, 8, 1024);
+    big.kv_heads    = 2;
+    big.q.shape = big.out.shape = {72, 8, 256};
+    vec::cut const c            = vec::cut_problem<isa>(big, 4);
+    REQUIRE_FALSE(vec::may_split(big, c, 4));
+    REQUIRE(c.items() == 4);
 }
 
 TEST_CASE("aligned cuts hold every token once and no empty item", "[backend]") {
@@ -787,6 +801,32 @@ TEST_CASE("huge finite masks hide what smaller ones show and cancel where all ke
                     INFO(same.text());
                     REQUIRE(same.ok);
                 }
+}
+
+TEST_CASE("biases of edges of any size are those of the scalar kernel", "[backend]") {
+    constexpr float most    = std::numeric_limits<float>::max();
+    bf::index_t const nodes = 200;
+    bf::graph const graph =
+        bf::topology::build({.heads = 2, .nodes = nodes},
+                            bf::topology::row{bf::topology::window{.predecessors = 40}, bf::topology::cycle{}});
+    using edges = std::array<float, 4>;
+    for (edges const& bias : {edges{1e14F, -1e14F}, edges{-1e30F, -1e30F}, edges{-most, -most}, edges{-most, -1e38F},
+                              edges{1e38F, 1e38F}, edges{0.5F, -most}, edges{1.0F, -inf}, edges{most, -most}})
+        for (bf::index_t const tokens : {1, 130}) {
+            CAPTURE(bias[0], bias[1], tokens);
+            auto const of = [&](auto const& policy) {
+                auto data = bf::testing::make_problem(
+                    {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = nodes, .head_dim = 24, .seed = 4});
+                bf::attend_options const options{.q_position = nodes - tokens, .edge_bias = bias};
+                bf::sparse_sdpa(policy, data.q.view(), data.k.view(), data.v.view(), graph, data.out.view(), options);
+                return data;
+            };
+            auto got        = of(bf::backend::simd<>{});
+            auto wanted     = of(bf::backend::scalar{});
+            auto const same = bf::testing::compare(got.out.view(), wanted.out.view(), 1e-5);
+            INFO(same.text());
+            REQUIRE(same.ok);
+        }
 }
 
 // Items grow and shrink with the threads; a value that is not finite must not show how. Positions are odd against

@@ -18,6 +18,7 @@
 #include <butterfly/backend/host/rows.hpp>
 #include <butterfly/backend/simd/fma_unit.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>
+#include <butterfly/backend/simd/tile_part.hpp>
 #include <butterfly/sdpa/softmax_state.hpp>
 
 #include <algorithm>
@@ -68,14 +69,8 @@ inline constexpr index_t span_slots = 4096;
     return std::any_of(p.pools, p.pools + p.pool_count, [&](pool_ref const& pool) { return most_spans(p, pool) > 2; });
 }
 
-/// Bytes that the spans of a call of the tile class may leave: with more, threads share items alone.
+/// Bytes that the spans of a problem of the tile class may leave: with more, threads share rows alone.
 inline constexpr index_t most_part_bytes = 256 << 20;
-
-/// Whether threads will share the spans of a call of the tile class rather than its rows.
-[[nodiscard]] inline bool share_spans(problem const& p) noexcept {
-    index_t const floats = p.heads() * p.tokens() * column_rows(p.out.shape.head_dim);
-    return are_spans_many(p) && 4 * floats * most_spans(p) <= most_part_bytes;
-}
 
 /// Items for each thread that a call should have before they grow: enough to deal them evenly.
 inline constexpr index_t enough_items = 8;
@@ -107,6 +102,7 @@ template <class Isa>
 struct cut {
     bool stream;        // kernel class
     bool spanned;       // keys are walked in spans
+    bool by_spans;      // threads may share the spans of an item
     int chunk;          // query heads of an item, all of one kv head
     int tokens;         // most query tokens of an item
     index_t alignment;  // no item straddles a multiple of it, in positions
@@ -153,10 +149,28 @@ inline void cut_aligned(problem const& p, cut& c) noexcept {
     c.tiles      = p.tokens() == 0 ? 0 : tile_of(from + p.tokens() - 1) - c.first_tile + 1;
 }
 
-/// `threads`: what will share the items; `by_spans`: whether it may share the spans of one instead. Of them only the
+/// Cuts into items of up to `rows` rows.
+inline void cut_rows(problem const& p, cut& c, index_t group, bool strewn, int rows) noexcept {
+    c.chunk  = static_cast<int>(std::min<index_t>(group, rows));
+    c.tokens = std::clamp(rows / c.chunk, 1, tile_tokens);
+    c.chunks = p.heads() / group * detail::ceil_div(group, c.chunk);
+    if (c.alignment != no_alignment && !strewn) return cut_aligned(p, c);
+    if (strewn) c.tokens = 1;
+    c.tiles = detail::ceil_div(p.tokens(), c.tokens);
+}
+
+/// Most items of a problem wherever its queries stand.
+[[nodiscard]] inline index_t most_items(problem const& p, cut const& c) noexcept {
+    if (c.per_block == 0) return c.items();
+    index_t const steps = std::max<index_t>(p.tokens() - 1, 0);
+    return c.chunks *
+           std::min(p.tokens(), detail::ceil_div(steps, c.tokens) + 1 + detail::ceil_div(steps, c.alignment));
+}
+
+/// `threads`: what will share the items; `may_share_spans`: whether it may share the spans of one. Of them only the
 /// rows of an item of the tile class depend.
 template <class Isa>
-[[nodiscard]] cut cut_problem(problem const& p, int threads = 1, bool by_spans = true) noexcept {
+[[nodiscard]] cut cut_problem(problem const& p, int threads = 1, bool may_share_spans = true) noexcept {
     cut c{};
     c.alignment     = no_alignment;
     bool rows_apart = false; // each query head has rows of its own
@@ -171,22 +185,21 @@ template <class Isa>
     index_t const group = rows_apart ? 1 : p.group();
     bool const strewn   = c.alignment != no_alignment && p.options.q_positions; // no two rows are known to be aligned
     index_t const most  = strewn ? 1 : std::min(p.tokens(), c.alignment);
+    c.call              = p.tokens();
     c.stream            = are_few(most, group) || (most == 1 && one_by_one);
     c.spanned           = c.stream || (most <= few_tokens && !one_by_one);
-    by_spans            = by_spans && c.spanned && share_spans(p);
-    int const aim       = c.stream   ? stream_rows
-                          : by_spans ? unit_of<Isa>(p).rows
-                                     : item_rows(unit_of<Isa>(p), p.heads() * p.tokens(), threads);
-    c.chunk             = static_cast<int>(std::min<index_t>(group, aim));
-    c.tokens            = std::clamp(aim / c.chunk, 1, tile_tokens);
-    c.call              = p.tokens();
-    c.chunks            = p.heads() / group * detail::ceil_div(group, c.chunk);
-    if (c.alignment != no_alignment && !strewn) {
-        cut_aligned(p, c);
+    c.by_spans          = c.spanned && may_share_spans && are_spans_many(p);
+    if (c.stream) {
+        cut_rows(p, c, group, strewn, stream_rows);
         return c;
     }
-    if (strewn) c.tokens = 1;
-    c.tiles = detail::ceil_div(p.tokens(), c.tokens);
+    tile_unit const& unit = unit_of<Isa>(p);
+    if (c.by_spans) {
+        cut_rows(p, c, group, strewn, unit.rows);
+        index_t const part = tile_part::bytes(unit, c.item_tokens() * c.chunk, p.out.shape.head_dim);
+        c.by_spans         = most_items(p, c) * most_spans(p) * part <= most_part_bytes;
+    }
+    if (!c.by_spans) cut_rows(p, c, group, strewn, item_rows(unit, p.heads() * p.tokens(), threads));
     return c;
 }
 
@@ -328,12 +341,22 @@ void load_mask(problem const& p, index_t head, index_t token, key_tile const& ti
     return static_cast<bool>(p.options.alibi_slopes) || static_cast<bool>(p.options.mask.data);
 }
 
-/// Whether logits are more than scaled products.
+/// Whether a bias over the scale is a number, as are sums with it, whatever the scale of a problem that is not
+/// adjusted.
+[[nodiscard]] inline bool is_small_bias(float bias) noexcept {
+    return bias == minus_infinity || std::abs(bias) <= 1e15F;
+}
+
+/// Whether logits are more than scaled products and small biases of edges.
 [[nodiscard]] inline bool is_adjusted(problem const& p) noexcept {
-    bool biased =
-        p.options.soft_cap > 0.0F || has_row_bias(p) || !(p.options.scale > 1e-20F && p.options.scale < 1e20F);
-    for (int k = 0; k < p.pool_count; ++k) biased |= static_cast<bool>(p.pools[k].log_weights);
-    return biased;
+    bool const range = p.options.scale > 1e-20F && p.options.scale < 1e20F;
+    bool adjusted    = p.options.soft_cap > 0.0F || has_row_bias(p) || !range ||
+                    !std::ranges::all_of(p.options.edge_bias, is_small_bias);
+    for (int k = 0; k < p.pool_count; ++k) {
+        bool const any = p.pools[k].visibility.description.kind == visibility_kind::custom; // may bias keys as it likes
+        adjusted |= any || static_cast<bool>(p.pools[k].log_weights);
+    }
+    return adjusted;
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

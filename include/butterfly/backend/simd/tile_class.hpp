@@ -332,7 +332,7 @@ private:
         }
     }
 
-    /// Per-key bias of a tile where logits are nothing but scaled: in units of the scores, whose bases go on.
+    /// Small per-key biases where logits are but scaled: in units of the scores, whose bases go on.
     void lean(key_tile const& tile, int s, strip_keys const& keys) noexcept {
         for (int j = keys.first; j < keys.end; ++j) {
             vector const bias(tile.bias[j] / p_.options.scale);

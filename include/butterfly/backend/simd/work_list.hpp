@@ -13,7 +13,7 @@
 //
 // So one long sequence among short ones is split, and few equal ones; many equal ones are not: their items fill the
 // threads without partial results. A problem with so large an item that sees too few spans, as early in a cache that
-// has room for many, is cut into smaller items. Only where work runs depends on all this, never a bit.
+// has room for many, is cut into smaller items. All this decides where work runs, and no bit.
 
 #include <butterfly/backend/simd/stream_class.hpp>
 #include <butterfly/backend/simd/tile_class.hpp>
@@ -25,14 +25,6 @@
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
-
-/// Most items of a problem wherever its queries stand.
-[[nodiscard]] inline index_t most_items(problem const& p, cut const& c) noexcept {
-    if (c.per_block == 0) return c.items();
-    index_t const steps = std::max<index_t>(p.tokens() - 1, 0);
-    return c.chunks *
-           std::min(p.tokens(), detail::ceil_div(steps, c.tokens) + 1 + detail::ceil_div(steps, c.alignment));
-}
 
 /// Bytes of one partial result.
 template <class Isa>
@@ -48,10 +40,8 @@ template <class Isa>
 }
 
 /// Whether a problem may be split: few items, many spans. Asked of shapes alone, since the workspace depends on it.
-template <class Isa>
-[[nodiscard]] bool may_split(problem const& p, cut const& c, int threads) noexcept {
-    return c.spanned && threads > 1 && c.items() > 0 && most_items(p, c) < 4 * threads && are_spans_many(p) &&
-           (c.stream || parts_bytes<Isa>(p, c) <= most_part_bytes);
+[[nodiscard]] inline bool may_split(problem const& p, cut const& c, int threads) noexcept {
+    return c.by_spans && threads > 1 && c.items() > 0 && most_items(p, c) < 4 * threads;
 }
 
 /// Bytes for the partial results of a call: room for any one problem, and for several of them up to 16 MiB.
@@ -61,7 +51,7 @@ template <class Isa>
     index_t most = 0, all = 0;
     for (problem const& p : problems) {
         cut const c = cut_problem<Isa>(p, threads);
-        if (!may_split<Isa>(p, c, threads)) continue;
+        if (!may_split(p, c, threads)) continue;
         index_t const bytes = parts_bytes<Isa>(p, c);
         most                = std::max(most, bytes);
         all                 = std::min(all + std::min(bytes, several), several);
@@ -238,7 +228,7 @@ void deal(executor const& threads,
           index_t each,
           index_t room) noexcept {
     int const count      = threads.threads();
-    auto const splitting = [&](problem const& p) { return may_split<Isa>(p, cut_problem<Isa>(p, count), count); };
+    auto const splitting = [&](problem const& p) { return may_split(p, cut_problem<Isa>(p, count), count); };
     double all           = 0; // work of the call; only where it matters, since every item is asked for it
     if (std::ranges::any_of(problems, splitting))
         for (problem const& p : problems) all += load_of(p, cut_problem<Isa>(p, count)).all;
@@ -247,7 +237,7 @@ void deal(executor const& threads,
     for (problem const& p : problems) {
         work_load load;
         cut const c = cut_problem<Isa>(p, count);
-        if (may_split<Isa>(p, c, count)) load = load_of(p, c);
+        if (may_split(p, c, count)) load = load_of(p, c);
         if (load.heaviest <= all / (4 * count))
             list.add(p, c, 0);
         else if (load.widest > 0)
