@@ -7,8 +7,8 @@ A peer is a process (worker.hpp). Before it is timed on a case, rows of its outp
 a peer that is wrong is not timed. A peer that takes long is timed in fewer rounds (--budget), three at least, spread over
 those of the others; one whose first call takes more than a minute is not called again, and has no spread.
 
-Beside busy neighbours some cases come out unsteady. --keep takes these again, whoever was faster in them, and leaves the
-others of an earlier run, perhaps one that was interrupted, as they are.
+Beside busy neighbours some cases come out unsteady. --keep takes these again, whoever was faster in them, in place of what
+was measured before, and leaves the others of an earlier run, perhaps one that was interrupted, as they are.
 """
 
 import argparse
@@ -275,23 +275,21 @@ def go_on(data, earlier):
 
 
 def unsteadiness(case):
-    """The larger spread, slowest less fastest over the median and halved, of ours and of the fastest peer. One call has none
-    that is known."""
+    """The largest spread, slowest less fastest over the median and halved, of ours and of every peer that may be the
+    fastest: whose fastest round is below the median of the one that is. One call has none that is known, and a case in
+    which something failed is not steady."""
     peers, best = report.timed(case), report.best_peer(case)
-    compared = [peers[n]["ms"] for n in (report.OURS, best and best[0]) if n in peers]
-    return max((report.spread(ms) / 2 if len(ms) > 1 else math.inf for ms in compared), default=math.inf)
-
-
-def steadier(*measurements):
-    """Of measurements of one case. Which peer won in them is not asked."""
-    return min(measurements, key=unsteadiness)
+    if report.OURS not in peers or any("failed" in p for p in case["peers"]):
+        return math.inf
+    compared = [p["ms"] for n, p in peers.items() if n == report.OURS or min(p["ms"]) <= best[1]]
+    return max(report.spread(ms) / 2 if len(ms) > 1 else math.inf for ms in compared)
 
 
 def enter(cases, case, order):
-    """Puts a case among others, in order of names."""
-    same = [c for c in cases if c["name"] == case["name"]]
+    """A case in its place among others, instead of an earlier measurement of it."""
+    place = {name: i for i, name in enumerate(order)}
     others = [c for c in cases if c["name"] != case["name"]]
-    return sorted(others + [steadier(*same, case)], key=lambda c: order.index(c["name"]))
+    return sorted(others + [case], key=lambda c: place.get(c["name"], len(order)))
 
 
 def set_floors(data):
@@ -341,8 +339,8 @@ def parse_arguments(arguments):
     parser.add_argument("--budget", metavar="SECONDS", type=positive(float), default=6,
                         help="for the rounds of a peer in a case (default: %(default)s)")
     parser.add_argument("--keep", metavar="PERCENT", type=positive(float),
-                        help="go on from --out's peers.json: a case in which ours and the fastest peer spread by no more is "
-                             "not taken again; of two measurements of a case the steadier stays")
+                        help="go on from --out's peers.json: a case in which ours and the fastest peers spread by no more is "
+                             "not taken again")
     parser.add_argument("--threads", metavar="LIST", type=counts, default=sorted({1, cores}),
                         help="counts of threads (default: 1 and the cores)")
     parser.add_argument("--out", metavar="DIR", default="build/peers", help="where results go (default: %(default)s)")

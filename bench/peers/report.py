@@ -83,9 +83,10 @@ def ratio_to_best(case):
     return best[1] / median(ours["ms"]) if best and ours else None
 
 
-def share_of_floor(case):
+def share_of_floor(case, which="ms"):
+    """Of the larger floor (`ms`), `flops_ms` or `bytes_ms`: it over our time."""
     ours = timed(case).get(OURS)
-    return case["floor"]["ms"] / median(ours["ms"]) if ours and case.get("floor") else None
+    return case["floor"][which] / median(ours["ms"]) if ours and case.get("floor") else None
 
 
 def digits(x):
@@ -94,7 +95,7 @@ def digits(x):
 
 
 def percent(x):
-    return "-" if x is None else f"{100 * x:.0f} %"
+    return "-" if x is None else f"{100 * x:.0f} %" if x >= 0.01 else f"{100 * x:.1g} %"
 
 
 def times(x):
@@ -126,7 +127,7 @@ def kind_table(data, kind):
     decode = kind == "decode"
     header = ["type", "keys" if decode else "tokens", "d", "threads"] + [NAMES[n] for n in names] + ["x best peer"]
     header += ["GB/s of K, V", "floor ms"] if decode else ["floor GFLOP/s"]
-    header += ["of floor"] + (["density"] if kind == "sparse" else [])
+    header += ["of flops", "of bytes"] + (["density"] if kind == "sparse" else [])
     rows = []
     for c in cases:
         peers, floor = timed(c), c.get("floor")
@@ -139,7 +140,7 @@ def kind_table(data, kind):
                        if floor else "-")
         else:
             row.append(digits(c["flops"] / floor["ms"] * 1e-6) if floor else "-")
-        row.append(percent(share_of_floor(c)))
+        row += [percent(share_of_floor(c, "flops_ms")), percent(share_of_floor(c, "bytes_ms"))]
         if kind == "sparse":
             row.append(f"{c['density']:.3f}")
         rows.append(row)
@@ -176,17 +177,19 @@ def notes(data):
 
 def document(data):
     """The whole page."""
-    machine, settings = data["machine"], data["settings"]
+    machine = data["machine"]
+    rounds = sorted({len(timed(c)[OURS]["ms"]) for c in data["cases"] if OURS in timed(c)})
     head = f"""# Peers
 
 {machine['cpu']}, {machine['cores']} cores, {data['limits']['features'] or 'no vector units known here'}. {machine['system']}.
 {data['date']}, `{' '.join(data['command'])}`.
 
-Every peer is a process of its own; their repetitions are taken in turns, {settings['rounds']} rounds, fewer of slow ones. Inputs are N(0, 1), rounded to the
+Every peer is a process of its own; their repetitions are taken in turns, {' or '.join(map(str, rounds))} rounds, fewer of slow ones. Inputs are N(0, 1), rounded to the
 type of the case, the same for all. 8 query heads, 2 KV heads. FLOPs are 4 * head_dim for each visible (query, key) pair of each head.
-Floor: the larger of FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add) and bytes of q, k, v and
-out over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both the best of this run, before
-and after the cases. x best peer: time of the fastest peer over ours.
+Two floors: FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add), and bytes of q, k, v and out
+over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both the best of this run, before and
+after the cases. The floor is the larger; "of flops" and "of bytes" are each over our time. x best peer: time of the fastest
+peer over ours.
 
 """
     tables = "".join(kind_table(data, kind) for kind in KINDS)

@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 import numpy
 
@@ -138,6 +139,8 @@ class Report(unittest.TestCase):
         self.assertEqual(report.best_peer(c), ("eigen", 50))
         self.assertEqual(report.ratio_to_best(c), 2)
         self.assertEqual(report.share_of_floor(c), 0.8)
+        self.assertEqual(report.share_of_floor(c, "flops_ms"), 0.8)
+        self.assertLess(report.share_of_floor(c, "bytes_ms"), 0.01)
         self.assertIsNone(report.ratio_to_best(result(peers=[peer("butterfly", 1)])))
         self.assertIsNone(report.ratio_to_best(result(peers=[peer("ggml", 1)])))
 
@@ -163,9 +166,9 @@ class Report(unittest.TestCase):
                                  flops=1e9, density=0.2),
                           result("decode", [peer("butterfly", 2, 3, 4)], flops=1e6, bytes=80e6, kv_bytes=80e6)]}
         text = report.document(data)
-        self.assertIn("| f32 | 4096 | 128 | 2 | 160 (one call) | 80 (one call) | 2.00 | 200 | 80 % |", text)
-        self.assertIn("| f32 | 4096 | 128 | 2 | 100 (one call) | - | 200 | 50 % | 0.200 |", text)
-        self.assertIn("| f32 | 4096 | 128 | 2 | 3 ±33 % | - | 26.7 | 3.2 (bytes) | 107 % |", text)
+        self.assertIn("| f32 | 4096 | 128 | 2 | 160 (one call) | 80 (one call) | 2.00 | 200 | 80 % | 0.3 % |", text)
+        self.assertIn("| f32 | 4096 | 128 | 2 | 100 (one call) | - | 200 | 50 % | 0.8 % | 0.200 |", text)
+        self.assertIn("| f32 | 4096 | 128 | 2 | 3 ±33 % | - | 26.7 | 3.2 (bytes) | 0.2 % | 107 % |", text)
         self.assertIn("ggml: left out, not built here", text)
         self.assertIn("- sparse f32, ggml: its process ended", text)
         self.assertIn("| amx_bf16_registers | 2 | absent |", text)
@@ -180,21 +183,24 @@ def run_of(cases=(), threads=(1, 2), cpu="a CPU", limits=LIMITS, **peers):
 
 
 class GoingOn(unittest.TestCase):
-    def test_unsteady_is_ours_or_the_fastest_peer(self):
+    def test_unsteady_is_ours_or_a_peer_that_may_be_the_fastest(self):
         steady, unsteady, slow = peer("butterfly", 10, 11, 10), peer("eigen", 20, 26, 20), peer("ggml", 50, 500, 50)
         self.assertAlmostEqual(compare.unsteadiness(result(peers=[steady, unsteady, slow])), 0.15)
         self.assertAlmostEqual(compare.unsteadiness(result(peers=[peer("butterfly", 10, 20, 10), unsteady])), 0.5)
+        self.assertAlmostEqual(compare.unsteadiness(result(peers=[steady, unsteady, peer("ggml", 50, 52, 18)])), 0.34)
         self.assertAlmostEqual(compare.unsteadiness(result(peers=[steady])), 0.05)
-        for unknown in ([], [peer("butterfly", 10), unsteady], [steady, peer("eigen", 20)]):
+        failed = {"name": "onednn", "failed": "its process ended"}
+        for unknown in ([], [peer("butterfly", 10), unsteady], [steady, peer("eigen", 20)], [unsteady],
+                        [steady, unsteady, failed], [{**failed, "name": "butterfly"}, unsteady]):
             self.assertEqual(compare.unsteadiness(result(peers=unknown)), float("inf"))
 
-    def test_the_steadier_stays_and_not_the_winner(self):
+    def test_the_later_measurement_stays_and_not_the_winner(self):
         won = result(peers=[peer("butterfly", 10, 14, 10), peer("eigen", 40, 40, 40)])
         lost = result(peers=[peer("butterfly", 50, 51, 50), peer("eigen", 40, 40, 40)])
-        other = {**lost, "name": "decode f32"}
+        other, unknown = {**lost, "name": "decode f32"}, {**lost, "name": "of another version"}
         order = ["prefill f32", "decode f32"]
         for first, second in ((won, lost), (lost, won)):
-            self.assertEqual(compare.enter([other, first], second, order), [lost, other])
+            self.assertEqual(compare.enter([unknown, other, first], second, order), [second, other, unknown])
         self.assertEqual(compare.enter([], won, order), [won])
 
     def test_cases_and_limits_are_taken_over(self):
@@ -210,6 +216,26 @@ class GoingOn(unittest.TestCase):
             for pair in ((run_of(), other), (other, run_of())):
                 with self.assertRaisesRegex(compare.PeerError, "another --out"):
                     compare.go_on(*pair)
+
+    def test_cases_that_are_missing_or_unsteady_are_taken(self):
+        known = cases.all_cases([2])[:4]
+        steady, unsteady = [peer("butterfly", 10, 10, 10), peer("eigen", 20, 20, 20)], [peer("butterfly", 10, 30, 10)]
+        earlier = run_of([{**result(peers=p), "name": c.name} for c, p in zip(known, (steady, unsteady, steady))], threads=[2])
+        fresh, taken = run_of(threads=[2]), []
+
+        def run_case(case, *_):
+            taken.append(case.name)
+            return {**result(peers=[peer("butterfly", 5, 5, 5)]), "name": case.name}
+
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()), \
+                unittest.mock.patch.multiple(compare, machine_limits=lambda *_: {**LIMITS, "machine": fresh["machine"]},
+                                             start_workers=lambda *_: ({}, fresh["peers"]), run_case=run_case,
+                                             save=lambda *_: None):
+            arguments = compare.parse_arguments(["--full", "--threads", "2", "--keep", "15"])
+            data = compare.measure(arguments, known, known, pathlib.Path(folder), earlier)
+        self.assertEqual(taken, [known[1].name, known[3].name])
+        self.assertEqual([c["name"] for c in data["cases"]], [c.name for c in known])
+        self.assertEqual([len(c["peers"]) for c in data["cases"]], [2, 1, 2, 1])
 
     def test_what_is_no_run_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
