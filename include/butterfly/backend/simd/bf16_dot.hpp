@@ -154,6 +154,7 @@ columns_of(std::byte const* row, index_t d, index_t head_dim) noexcept {
 /// Rows x (Vectors * 32) columns from column d on: sums stay in registers from the first pair to the last.
 template <int Rows, int Vectors, bool Part, bool Ahead, bool Always>
 [[gnu::target("avx512bw,avx512vl,avx512bf16")]] void sum_block(value_pairs const& v,
+                                                               pieces_ahead& ahead,
                                                                index_t d,
                                                                std::uint32_t const (*weights)[tile_slots / 2],
                                                                float* out,
@@ -163,11 +164,11 @@ template <int Rows, int Vectors, bool Part, bool Ahead, bool Always>
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (int i = 0; i < 2 * Vectors; ++i) sum[r * 2 * Vectors + i] = _mm512_loadu_ps(out + r * stride + d + 16 * i);
-    index_t const from = Ahead ? v.all.share(d) : 0, to = Ahead ? v.all.share(d + Vectors * columns) : 0;
+    pieces_ahead next = ahead; // in registers
     for (int p = 0; p < v.count; ++p) {
         if constexpr (Ahead) {
-            v.all.ahead.fetch(2 * p, from, to);
-            v.all.ahead.fetch(2 * p + 1, from, to);
+            next.fetch_next();
+            next.fetch_next();
         }
         int const pair           = Always ? p : v.pair[p];
         std::byte const* const a = v.rows[2 * p];
@@ -191,9 +192,13 @@ template <int Rows, int Vectors, bool Part, bool Ahead, bool Always>
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (int i = 0; i < 2 * Vectors; ++i) _mm512_storeu_ps(out + r * stride + d + 16 * i, sum[r * 2 * Vectors + i]);
+    if constexpr (Ahead) {
+        next.end_pass();
+        ahead = next;
+    }
 }
 
-/// All columns of Rows rows; each pass fetches its share of what comes next.
+/// All columns of Rows rows.
 template <int Rows, bool Ahead, bool Always>
 void sum_rows(value_pairs const& v,
               std::uint32_t const (*weights)[tile_slots / 2],
@@ -201,11 +206,13 @@ void sum_rows(value_pairs const& v,
               index_t stride) noexcept {
     constexpr int wide     = Rows == 4 ? 2 : 4;
     index_t const head_dim = v.all.head_dim;
-    index_t d              = 0;
+    pieces_ahead ahead(v.all.ahead, block::passes_over(head_dim, wide * columns, columns));
+    index_t d = 0;
     for (; d + wide * columns <= head_dim; d += wide * columns)
-        sum_block<Rows, wide, false, Ahead, Always>(v, d, weights, out, stride);
-    for (; d + columns <= head_dim; d += columns) sum_block<Rows, 1, false, Ahead, Always>(v, d, weights, out, stride);
-    if (d < head_dim) sum_block<Rows, 1, true, Ahead, Always>(v, d, weights, out, stride);
+        sum_block<Rows, wide, false, Ahead, Always>(v, ahead, d, weights, out, stride);
+    for (; d + columns <= head_dim; d += columns)
+        sum_block<Rows, 1, false, Ahead, Always>(v, ahead, d, weights, out, stride);
+    if (d < head_dim) sum_block<Rows, 1, true, Ahead, Always>(v, ahead, d, weights, out, stride);
 }
 
 /// Weights of a row as pairs of bfloat16.
@@ -238,7 +245,7 @@ inline void accumulate(value_rows const& v, float const* weights, int query_rows
         for (int r = 0; r < block(); ++r) pack_weights(weights + (first + r) * tile_slots, packed[r]);
         float* const to = out + first * stride;
         if (pairs.pair != nullptr) return sum_rows<block(), true, false>(pairs, packed, to, stride);
-        if (first == 0) return sum_rows<block(), true, true>(pairs, packed, to, stride);
+        if (first == 0 && v.ahead.count > 0) return sum_rows<block(), true, true>(pairs, packed, to, stride);
         sum_rows<block(), false, true>(pairs, packed, to, stride);
     });
 }

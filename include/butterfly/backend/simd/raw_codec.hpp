@@ -42,22 +42,24 @@ inline constexpr index_t query_padding = 32;
 struct rows_ahead {
     std::byte const* const* rows = nullptr;
     int count                    = 0;
-    index_t bytes                = 0; // of one row
-    index_t skip                 = 0; // bytes from rows[k] to where row k stands
-    index_t lead                 = 0; // how far ahead of a page's turn its first lines are fetched; 0: they are not
+    index_t bytes                = 0;    // of one row
+    index_t skip                 = 0;    // bytes from rows[k] to where row k stands
+    index_t lead                 = 0;    // how far ahead of a page's turn its first lines are fetched; 0: they are not
+    bool in_order                = true; // pieces_ahead takes them as they stand in memory
 
     static constexpr std::uintptr_t page = 4096;
 
-    /// The lines of the bytes [from, to) of row k, and the first ones of the page `lead` bytes after one that begins
-    /// there. Inlined, as vec::fetch.
-    [[gnu::always_inline]] void fetch(int k, index_t from, index_t to) const noexcept {
-        if (k >= count) return;
-        auto const at = reinterpret_cast<std::uintptr_t>(rows[k]) + static_cast<std::uintptr_t>(skip + from);
-        if (auto const start = static_cast<index_t>(-at % page); start < to - from && lead != 0)
-            vec::fetch(rows[k], skip + from + start + lead, 192);
-        vec::fetch(rows[k], skip + from, to - from);
+    /// `size` bytes from `from` bytes after an address on, and the first lines of the page `lead` bytes after one that
+    /// begins among them. Inlined, as vec::fetch.
+    [[gnu::always_inline]] static void fetch(std::byte const* row, index_t from, index_t size, index_t lead) noexcept {
+        auto const at = reinterpret_cast<std::uintptr_t>(row) + static_cast<std::uintptr_t>(from);
+        if (auto const start = static_cast<index_t>(-at % page); lead != 0 && start < size)
+            vec::fetch(row, from + start + lead, 192);
+        vec::fetch(row, from, size);
     }
-    [[gnu::always_inline]] void fetch(int k) const noexcept { fetch(k, 0, bytes); }
+    [[gnu::always_inline]] void fetch(int k) const noexcept {
+        if (k < count) fetch(rows[k], skip, bytes, lead);
+    }
 };
 
 /// Packed key rows of a tile, those a row sees: [count].
@@ -75,9 +77,56 @@ struct value_rows {
     int count;
     index_t head_dim;
     rows_ahead ahead{};
+};
 
-    /// Where column d falls in the rows ahead, in bytes.
-    [[nodiscard]] index_t share(index_t d) const noexcept { return ahead.bytes * std::min(d, head_dim) / head_dim; }
+/// Rows ahead piece by piece, for `accumulate` to fetch one piece beside each key while it makes its passes over the
+/// keys of a tile, a block of columns each. In the order in which they stand in memory, or else in each pass the
+/// columns' share of all rows: prefetchers like the one or the other (read_probe.hpp).
+class pieces_ahead {
+public:
+    /// A piece begins so many bytes from what rows_ahead::rows says of its row; null: there are no more in this pass.
+    struct piece {
+        std::byte const* row;
+        index_t from;
+    };
+
+    pieces_ahead(rows_ahead const& ahead, index_t passes) noexcept
+        : first_(ahead.rows), row_(ahead.rows), last_(ahead.rows + ahead.count), begin_(ahead.skip),
+          end_(ahead.skip + ahead.bytes),
+          size_(detail::round_up(detail::ceil_div(ahead.bytes, std::max<index_t>(passes, 1)), index_t{64})),
+          step_(ahead.in_order ? size_ : ahead.bytes), lead_(ahead.lead), at_(ahead.skip) {}
+
+    [[nodiscard]] piece take() noexcept {
+        if (row_ == last_) return {nullptr, 0};
+        piece const taken{*row_, at_};
+        at_ += step_;
+        if (at_ >= end_) {
+            at_ = begin_;
+            ++row_;
+        }
+        return taken;
+    }
+    [[gnu::always_inline]] void fetch_next() noexcept {
+        if (piece const next = take(); next.row != nullptr) rows_ahead::fetch(next.row, next.from, size_, lead_);
+    }
+    void end_pass() noexcept {
+        if (step_ == size_) return; // in order, or one pass
+        at_  = begin_ += size_;
+        row_ = begin_ < end_ ? first_ : last_;
+    }
+
+    /// Bytes of a piece, whole lines.
+    [[nodiscard]] index_t size() const noexcept { return size_; }
+
+private:
+    std::byte const* const* first_;
+    std::byte const* const* row_;
+    std::byte const* const* last_;
+    index_t begin_, end_; // of what is taken of each row
+    index_t size_;
+    index_t step_; // from one piece to the next
+    index_t lead_;
+    index_t at_;
 };
 
 /// The functions of one codec for one instruction set. `base` comes first, so that host code may read it as codec_ops.
@@ -207,18 +256,24 @@ void score_rows(
         });
 }
 
+/// Passes over columns, `wide` of them at a time and the last ones `narrow` at a time.
+[[nodiscard]] constexpr index_t passes_over(index_t columns, index_t wide, index_t narrow) noexcept {
+    return columns / wide + detail::ceil_div(columns % wide, narrow);
+}
+
 /// out += the weighted sum of the listed keys, in their order, over Rows rows and Vectors vectors of columns from
 /// column d on. Sums stay in registers from the first key to the last. A column past the row's end is not read.
 template <class Isa, class T, int Rows, int Vectors, bool Part, bool Ahead>
-void sum_block(value_rows const& v, index_t d, float const* weights, float* out, index_t stride) noexcept {
+void sum_block(
+    value_rows const& v, pieces_ahead& ahead, index_t d, float const* weights, float* out, index_t stride) noexcept {
     f32<Isa> sum[Rows * Vectors];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (int i = 0; i < Vectors; ++i) sum[r * Vectors + i] = load_as<Isa>(out + r * stride + d + i * lanes<Isa>);
-    index_t const from = Ahead ? v.share(d) : 0, to = Ahead ? v.share(d + Vectors * lanes<Isa>) : 0;
+    pieces_ahead next = ahead; // in registers
     for (int k = 0; k < v.count; ++k) {
-        if constexpr (Ahead) v.ahead.fetch(k, from, to);
+        if constexpr (Ahead) next.fetch_next();
         auto const* const row = reinterpret_cast<T const*>(v.rows[v.keys[k]]) + d;
         f32<Isa> value[Vectors];
 #pragma GCC unroll 16
@@ -237,18 +292,23 @@ void sum_block(value_rows const& v, index_t d, float const* weights, float* out,
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 16
         for (int i = 0; i < Vectors; ++i) sum[r * Vectors + i].store_unaligned(out + r * stride + d + i * lanes<Isa>);
+    if constexpr (Ahead) {
+        next.end_pass();
+        ahead = next;
+    }
 }
 
-/// All columns of Rows rows; each pass fetches its share of what comes next.
+/// All columns of Rows rows.
 template <class Isa, class T, int Rows, bool Ahead>
 void sum_rows(value_rows const& v, float const* weights, float* out, index_t stride) noexcept {
     constexpr index_t wide = stream_sums<Isa> / Rows * lanes<Isa>;
-    index_t d              = 0;
+    pieces_ahead ahead(v.ahead, passes_over(v.head_dim, wide, lanes<Isa>));
+    index_t d = 0;
     for (; d + wide <= v.head_dim; d += wide)
-        sum_block<Isa, T, Rows, stream_sums<Isa> / Rows, false, Ahead>(v, d, weights, out, stride);
+        sum_block<Isa, T, Rows, stream_sums<Isa> / Rows, false, Ahead>(v, ahead, d, weights, out, stride);
     for (; d + lanes<Isa> <= v.head_dim; d += lanes<Isa>)
-        sum_block<Isa, T, Rows, 1, false, Ahead>(v, d, weights, out, stride);
-    if (d < v.head_dim) sum_block<Isa, T, Rows, 1, true, Ahead>(v, d, weights, out, stride);
+        sum_block<Isa, T, Rows, 1, false, Ahead>(v, ahead, d, weights, out, stride);
+    if (d < v.head_dim) sum_block<Isa, T, Rows, 1, true, Ahead>(v, ahead, d, weights, out, stride);
 }
 
 /// f(block, first, real) for blocks of 4, 2 and 1 rows; where `Pad`, three rows are a block of four.
@@ -277,7 +337,7 @@ void score_raw(key_rows const& k, stream_queries q, float* scores) noexcept {
 template <class Isa, class T>
 void accumulate_raw(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
     block::by_rows<false>(query_rows, [&](auto rows, int first, int) {
-        if (first == 0) return block::sum_rows<Isa, T, rows(), true>(v, weights, out, stride);
+        if (first == 0 && v.ahead.count > 0) return block::sum_rows<Isa, T, rows(), true>(v, weights, out, stride);
         block::sum_rows<Isa, T, rows(), false>(v, weights + first * tile_slots, out + first * stride, stride);
     });
 }

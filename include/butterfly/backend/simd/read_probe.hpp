@@ -24,9 +24,10 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 
 /// What is fetched while rows are worked on.
 struct read_pattern {
-    bool ahead;   // the rows that are read next
-    index_t lead; // the first lines of pages, so many bytes before their turn; 0: they are not
-    int streams;  // parts of a tile whose rows take turns: a divisor of tile_slots
+    bool ahead;    // the rows that are read next
+    index_t lead;  // the first lines of pages, so many bytes before their turn; 0: they are not
+    int streams;   // parts of a tile whose rows take turns: a divisor of tile_slots
+    bool in_order; // what values fetch while they are summed: as it stands in memory, not by columns
 
     /// The row of a whole tile whose turn is the k-th.
     [[nodiscard]] constexpr int turn(int k) const noexcept {
@@ -45,8 +46,12 @@ struct read_pattern {
 /// Chooses a pattern for each span. Of one thread.
 class read_probe {
 public:
-    static constexpr std::array<read_pattern, 5> patterns{
-        {{true, 32768, 1}, {false, 0, 1}, {true, 0, 1}, {true, 131072, 1}, {true, 0, 8}}};
+    static constexpr std::array<read_pattern, 6> patterns{{{true, 32768, 1, true},
+                                                           {false, 0, 1, true},
+                                                           {true, 0, 1, true},
+                                                           {true, 131072, 1, true},
+                                                           {true, 32768, 1, false},
+                                                           {true, 0, 8, false}}};
 
     /// What to do with a span.
     struct trial {

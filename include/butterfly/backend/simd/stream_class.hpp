@@ -119,7 +119,7 @@ public:
             return keys;
         };
         if (pool.visibility.shares != nullptr) { // lists of neighbours: spans do not count slots, runs are short
-            how_ = {true, 0, 1};
+            how_ = {true, 0, 1, true};
             walk();
         } else {
             walk_timed(pool, extent_of(p_, pool, pool_index, i_), walk);
@@ -256,8 +256,12 @@ private:
             spread(scores, rows, keys, count);
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
-        rows_ahead const next{in_order(in_tile, tile.count, turned), skip != 0 && how_.ahead ? tile.count : 0,
-                              row_bytes(pool.keys, dk_), skip, how_.lead};
+        rows_ahead const next{in_order(in_tile, tile.count, turned),
+                              skip != 0 && how_.ahead ? tile.count : 0,
+                              row_bytes(pool.keys, dk_),
+                              skip,
+                              how_.lead,
+                              how_.in_order};
         accumulate(pool.values, values, {values, keys, count, dv_, next}, first_row, rows, part);
     }
 
