@@ -33,6 +33,10 @@ int main() {
     bf::attend_options const last{.q_position = 2047};
 
     bf::backend::host const best{};
+    if (!best.available()) {
+        std::puts("no kernels of this program run on this CPU: link those of baseline too");
+        return 1;
+    }
     auto const step = bf::make_problem(best, q.view(), out.view(), last, keys);
     std::printf("%s\n%s\n\n", best.name().c_str(), explain(best, step.problem()).c_str());
 
@@ -40,7 +44,7 @@ int main() {
     for (auto const level :
          {isa_level::baseline, isa_level::x86_v3, isa_level::x86_v4, isa_level::x86_zen4, isa_level::x86_amx}) {
         bf::backend::host const cpu{.at_most = level};
-        if (cpu.level() != level) continue; // not this CPU's
+        if (!cpu.available() || cpu.level() != level) continue; // not this CPU's, or not linked
         bf::attend(cpu, q.view(), out.view(), last, keys);
         float worst = 0.0F;
         for (bf::index_t head = 0; head < 8; ++head)

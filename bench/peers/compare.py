@@ -253,8 +253,10 @@ def read_run(path):
     try:
         run = json.loads(path.read_text())
         return {key: run[key] for key in ("command", "machine", "settings", "peers", "limits", "cases")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PeerError(f"--keep: {path} is no earlier run: {error!r}") from error
+    except OSError as error:
+        raise PeerError(f"--keep: no earlier run: {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PeerError(f"--keep: no earlier run: {path} holds something else ({error})") from error
 
 
 def circumstances(run):
@@ -319,7 +321,10 @@ def peer_names(text):
 
 def positive(kind):
     def parse(text):
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"'{text}' is no number") from error
         if not 0 < value < 1e6:
             raise argparse.ArgumentTypeError(f"{text} is not above 0")
         return value
@@ -378,11 +383,13 @@ def measure(arguments, known, selected, folder, earlier):
     with open(folder / "peers.log", "w", encoding="utf-8") as log:
         workers, data["peers"] = start_workers(arguments, limits["features"], log)
         try:
+            kept = ""
             if earlier:
                 data = go_on(data, earlier)
                 steady = {c["name"] for c in data["cases"] if unsteadiness(c) <= arguments.keep / 100}
                 selected = [c for c in selected if c.name not in steady]
-            print(f"{len(selected)} cases, {arguments.rounds} rounds; limits of the machine first and last", file=sys.stderr)
+                kept = f", {len(steady)} kept"
+            print(f"{len(selected)} cases, {arguments.rounds} rounds{kept}; limits of the machine first and last", file=sys.stderr)
             for number, case in enumerate(selected, 1):
                 taken = run_case(case, workers, arguments)
                 data["cases"] = enter(data["cases"], taken, order)
@@ -406,14 +413,18 @@ def main():
     if not selected:
         print(f"compare: --only {arguments.only.pattern}: no case has such a name; --list --full names them", file=sys.stderr)
         return 2
+    folder = pathlib.Path(arguments.out)
+    try:
+        earlier = read_run(folder / "peers.json") if arguments.keep else None
+    except PeerError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 2
     if arguments.list:
         print("\n".join(c.name for c in selected))
         return 0
-    folder = pathlib.Path(arguments.out)
     folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # files of inputs are taken away, peers stopped
     try:
-        earlier = read_run(folder / "peers.json") if arguments.keep else None
         data = measure(arguments, known, selected, folder, earlier)
     except PeerError as error:
         print(f"compare: {error}", file=sys.stderr)

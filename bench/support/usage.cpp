@@ -10,6 +10,12 @@
 
 namespace bench {
 
+#if defined(NDEBUG)
+static constexpr bool measures = true;
+#else
+static constexpr bool measures = false;
+#endif
+
 index_t parse_size(std::string const& text, std::string_view option) {
     index_t n              = 0;
     char const* const last = text.data() + text.size();
@@ -73,6 +79,8 @@ int run_program(CLI::App& app, int argc, char const* const* argv, std::function<
         app.parse(argc, argv);
         body();
         std::fflush(stdout);
+        if (!measures)
+            std::cerr << app.get_name() << ": compiled for tests; only the preset native says how fast anything is\n";
         return 0;
     } catch (CLI::Success const& e) {
         return app.exit(e, std::cout, std::cerr);

@@ -41,7 +41,7 @@ struct host {
     /// False where no linked kernels run here: baseline was left out of ISAS.
     [[nodiscard]] bool available() const noexcept { return kernels() != nullptr; }
 
-    /// The level chosen.
+    /// The level chosen; baseline where no linked kernels run here (`available`).
     [[nodiscard]] isa_level level() const noexcept {
         if (bf16() == bf16_unit::tile) return isa_level::x86_amx;
         if (bf16() == bf16_unit::dot) return isa_level::x86_zen4;
