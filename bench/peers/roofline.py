@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The roofline of a run of compare.py: rate over arithmetic intensity, under the ceilings machine_limits measured."""
 
-import math
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -17,6 +15,12 @@ COLORS = {"butterfly": "#d55e00", "eigen": "#56b4e9", "openblas": "#0072b2", "on
           "torch_sdpa": "#cc79a7", "torch_folded": "#7b4173", "torch_flex": "#444444"}
 MARKERS = {"prefill": "o", "sparse": "s", "decode": "^"}
 TYPES = ("f32", "f16", "bf16")
+LEVELS = {"l2": "L2", "l3": "L3", "dram": "memory"}
+
+
+def name_of(unit):
+    """What a reader calls the unit of a limit."""
+    return {"fma": "f32 multiply-add", "dot": "bf16 dot", "amx": "AMX tiles"}[unit["name"].split("_")[0]]
 
 
 def intensity(case):
@@ -24,25 +28,17 @@ def intensity(case):
     return case["flops"] / case["bytes"]
 
 
-def along(axes, a, b):
-    """The angle, on the page, of the line from a to b."""
-    (x0, y0), (x1, y1) = axes.transData.transform([a, b])
-    return math.degrees(math.atan2(y1 - y0, x1 - x0))
-
-
-def draw_ceilings(axes, limits, element, threads, span, bottom):
+def draw_ceilings(axes, limits, element, threads, span):
     """Slopes of the levels of memory and the plateau of the type's best unit, each with its name."""
     unit = report.best_limit(limits, "compute", report.UNITS[element], threads)
     peak = unit["best"]
     for level, line in (("l2", (0, (1, 1.5))), ("l3", (0, (4, 2))), ("dram", "-")):
         rate = report.best_limit(limits, "read", (level,), threads)["best"]
         xs = (span[0], peak / rate, span[1])
-        axes.plot(xs, (xs[0] * rate, peak, peak), color=FAINT, linewidth=1.1, linestyle=line, zorder=1)
-        start = max(span[0] * 1.1, 1.3 * bottom / rate)
-        axes.annotate(f"{level.upper()} {report.digits(rate)} GB/s", xy=(start, start * rate), xytext=(0, 3),
-                      textcoords="offset points", color=FAINT, fontsize=8, rotation_mode="anchor",
-                      rotation=along(axes, (start, start * rate), (2 * start, 2 * start * rate)))
-    axes.annotate(f"{unit['name']} {report.digits(peak)} GFLOP/s", xy=(span[1], peak), color=FAINT, fontsize=8,
+        axes.plot(xs, (xs[0] * rate, peak, peak), color=FAINT, linewidth=1.1, linestyle=line, zorder=1,
+                  label=f"{LEVELS[level]}, {report.digits(rate)} GB/s")
+    axes.legend(loc="lower right", frameon=False, fontsize=8, labelcolor=FAINT)
+    axes.annotate(f"{name_of(unit)}, {report.digits(peak)} GFLOP/s", xy=(span[1], peak), color=FAINT, fontsize=8,
                   xytext=(-3, 4), textcoords="offset points", ha="right")
 
 
@@ -57,7 +53,7 @@ def draw_panel(axes, data, element, threads):
     bottom = min(rates) / 1.6
     axes.set_xlim(span)
     axes.set_ylim(bottom, peak * 1.6)
-    draw_ceilings(axes, data["limits"], element, threads, span, bottom)
+    draw_ceilings(axes, data["limits"], element, threads, span)
     for case in cases:
         for name, peer in report.timed(case).items():
             ours = name == report.OURS
