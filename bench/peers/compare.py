@@ -252,10 +252,11 @@ def read_run(path):
     """What an earlier run saved. PeerError where that cannot be read."""
     try:
         run = json.loads(path.read_text())
+        circumstances(run)
         return {key: run[key] for key in ("command", "machine", "settings", "peers", "limits", "cases")}
     except OSError as error:
         raise PeerError(f"--keep: no earlier run: {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PeerError(f"--keep: no earlier run: {path} holds something else ({error})") from error
 
 
@@ -287,9 +288,16 @@ def unsteadiness(case):
     return max(report.spread(ms) / 2 if len(ms) > 1 else math.inf for ms in compared)
 
 
+def has_lost_a_peer(case):
+    return any("failed" in p and p["name"] != report.OURS for p in case["peers"])
+
+
 def enter(cases, case, order):
-    """A case in its place among others, instead of an earlier measurement of it."""
+    """A case in its place among others, instead of an earlier measurement of it; not where only now a peer failed."""
     place = {name: i for i, name in enumerate(order)}
+    same = [c for c in cases if c["name"] == case["name"]]
+    if same and has_lost_a_peer(case) and not has_lost_a_peer(same[0]):
+        return cases
     others = [c for c in cases if c["name"] != case["name"]]
     return sorted(others + [case], key=lambda c: place.get(c["name"], len(order)))
 

@@ -202,6 +202,12 @@ class GoingOn(unittest.TestCase):
         for first, second in ((won, lost), (lost, won)):
             self.assertEqual(compare.enter([unknown, other, first], second, order), [second, other, unknown])
         self.assertEqual(compare.enter([], won, order), [won])
+        gone = {"name": "ggml", "failed": "its process ended"}
+        without = result(peers=[peer("butterfly", 10, 10, 10), gone])
+        self.assertEqual(compare.enter([won], without, order), [won])
+        self.assertEqual(compare.enter([without], won, order), [won])
+        wrong = result(peers=[{**gone, "name": "butterfly"}, peer("eigen", 40, 40, 40)])
+        self.assertEqual(compare.enter([won], wrong, order), [wrong])
 
     def test_cases_and_limits_are_taken_over(self):
         faster = {**LIMITS, "limits": [{**x, "best": 2 * x["best"]} if x["present"] else x for x in LIMITS["limits"]]}
@@ -240,7 +246,7 @@ class GoingOn(unittest.TestCase):
     def test_what_is_no_run_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "peers.json"
-            for text in (None, "{", "[]", "3", '{"command": []}'):
+            for text in (None, "{", "[]", "3", '{"command": []}', '{"machine": {}, "settings": 3, "peers": []}'):
                 if text is not None:
                     path.write_text(text, encoding="utf-8")
                 with self.assertRaisesRegex(compare.PeerError, "no earlier run: .*peers.json"):
