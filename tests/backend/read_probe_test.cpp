@@ -99,6 +99,7 @@ TEST_CASE("passes over values take every byte of the rows ahead once", "[backend
                         if (piece.row == nullptr) continue;
                         REQUIRE(std::ranges::count(rows, piece.row) == 1);
                         index_t const row = piece.row - rows[0], from = piece.from - skip;
+                        REQUIRE((0 <= from && from < bytes));
                         for (index_t b = from; b < std::min(from + pieces.size(), bytes); ++b)
                             ++taken[static_cast<std::size_t>(row)][static_cast<std::size_t>(b)];
                         if (in_order) REQUIRE(row * bytes + from > last);

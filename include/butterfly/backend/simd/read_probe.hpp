@@ -5,10 +5,11 @@
 //
 // Rows that will be read next may be fetched, and the first lines of pages ahead of their turn, because prefetchers of
 // a CPU stop at pages of 4 KiB and start anew with a miss. Rows of several parts of a tile may take turns, because some
-// memories like many streams. From memory fetching is worth a factor of two; from a cache it only costs, up to half of
-// the time, and what is in a cache nobody says: a context may be small and yet cold, because other layers were read
-// since. So each thread times spans, keeps a mean for each pattern and size of context, reads by the best, and tries
-// the others again now and then. Fetching changes no bit.
+// memories like many streams. Keys may be fetched in the order of memory while values are summed. From memory fetching
+// is worth a factor of two; from a cache it only costs, up to half of the time, and what is in a cache nobody says: a
+// context may be small and yet cold, because other layers were read since. So each thread times spans, keeps a mean for
+// each pattern and size of context, reads by the best, and tries the others again now and then. Fetching changes no
+// bit.
 
 #include <butterfly/core/index.hpp>
 #include <butterfly/sdpa/problem.hpp>
@@ -27,7 +28,7 @@ struct read_pattern {
     bool ahead;    // the rows that are read next
     index_t lead;  // the first lines of pages, so many bytes before their turn; 0: they are not
     int streams;   // parts of a tile whose rows take turns: a divisor of tile_slots
-    bool in_order; // what values fetch while they are summed: as it stands in memory, not by columns
+    bool in_order; // keys fetched while values are summed: as they stand in memory, not by blocks of columns
 
     /// The row of a whole tile whose turn is the k-th.
     [[nodiscard]] constexpr int turn(int k) const noexcept {

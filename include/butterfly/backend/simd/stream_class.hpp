@@ -246,7 +246,7 @@ private:
         index_t const skip  = tile.slots == nullptr && !pool.keys.pages ? tile.count * pool.keys.slot_stride : 0;
         float* const scores = at_.scores + first_row * tile_slots;
         std::byte const* turned[tile_slots];
-        rows_ahead const after{in_order(first_ones ? values : values_seen, count, turned), how_.ahead ? count : 0,
+        rows_ahead const after{in_turns(first_ones ? values : values_seen, count, turned), how_.ahead ? count : 0,
                                row_bytes(pool.values, dv_), 0, how_.lead};
         score(pool.keys, {shown, count, dk_, after}, first_row, rows, scores);
         if (first_ones)
@@ -256,7 +256,7 @@ private:
             spread(scores, rows, keys, count);
         adjust(pool, tile, seen, first_row, rows);
         soften(first_row, rows, part);
-        rows_ahead const next{in_order(in_tile, tile.count, turned),
+        rows_ahead const next{in_turns(in_tile, tile.count, turned),
                               skip != 0 && how_.ahead ? tile.count : 0,
                               row_bytes(pool.keys, dk_),
                               skip,
@@ -267,7 +267,7 @@ private:
 
     /// Rows in the order in which they are to be fetched.
     [[nodiscard]] std::byte const* const*
-    in_order(std::byte const* const* rows, int count, std::byte const** turned) const noexcept {
+    in_turns(std::byte const* const* rows, int count, std::byte const** turned) const noexcept {
         if (how_.streams == 1 || count != tile_slots) return rows;
         for (int k = 0; k < tile_slots; ++k) turned[k] = rows[how_.turn(k)];
         return turned;
