@@ -5,7 +5,7 @@ peers.json, peers.md and, where matplotlib is there, roofline.svg and roofline.p
 
 A peer is a process (worker.hpp). Before it is timed on a case, rows of its output are held to the definition in float64;
 a peer that is wrong is not timed. A peer that takes long is timed in fewer rounds (--budget), three at least, spread over
-those of the others; one whose first call takes more than a minute is not called again, and has no spread.
+those of the others; one whose first call takes more than 20 s is not called again, and has no spread.
 
 Beside busy neighbours some cases come out unsteady. --keep takes these again, whoever was faster in them, in place of what
 was measured before, and leaves the others of an earlier run, perhaps one that was interrupted, as they are.
@@ -32,7 +32,7 @@ import report
 QUIET = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "10000", "OMP_PROC_BIND": "true"}
 PAUSE = 0.003  # seconds between two peers, for the first to fall asleep
 FEWEST = 3  # rounds
-PATIENCE = 60  # seconds of a first call
+PATIENCE = 20  # seconds of a first call
 
 
 class PeerError(Exception):

@@ -521,13 +521,12 @@ TEST_CASE("tiles of a few tokens share a pass over the keys, which is split", "[
     namespace vec                    = bf::backend::vec;
     bf::visible::interval const sees = bf::visible::causal_prefix();
     bf::pool_ref const pool          = dense_pool(sees, 131072);
-    for (auto const& [group, tokens, items] :
-         {std::array{259, 1, 1}, {32, 8, 1}, {128, 2, 1}, {128, 8, 4}, {36, 8, 1}}) {
+    for (auto const& [group, tokens] : {std::array{259, 1}, {32, 8}, {128, 2}, {128, 8}, {300, 8}, {36, 8}}) {
         bf::problem const p = dense_problem(pool, group, tokens, 131072 - tokens);
         vec::cut const c    = vec::cut_problem<isa>(p, 16);
         CAPTURE(group, tokens);
         REQUIRE((!c.stream && c.spanned));
-        REQUIRE(c.items() == items);
+        REQUIRE(c.items() == 1); // of one kv head
         REQUIRE(vec::may_split(p, c, 16));
         REQUIRE(vec::load_of(p, c).widest == 32);
     }
@@ -635,8 +634,11 @@ TEST_CASE("options of calls of few tokens hold over all spans", "[backend]") {
     calls.check(bf::visible::causal_prefix());
     calls.options.alibi_slopes = slopes.data();
     calls.check(bf::visible::exact_window(9000));
-    few_tokens<float> wide{.heads = 300, .keys = 8700}; // two items, of 288 heads and of 12
+    few_tokens<float> wide{.heads = 300, .keys = 8700}; // one item of 2400 rows
     wide.check(bf::visible::causal_prefix());
+    for (auto const unit : {bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile}) // more than a unit likes
+        if (available(unit))
+            few_tokens<bf::bfloat16>{.heads = 73, .keys = 8700, .unit = unit}.check(bf::visible::causal_prefix());
 }
 
 TEST_CASE("tiles of a few tokens whose rows have borders or places of their own", "[backend]") {

@@ -52,8 +52,10 @@ template <class Isa>
         cut const c      = cut_problem<Isa>(p);
         most             = std::max(most, stream_scratch<Isa>::bytes(c.streamed(), dk, dv));
         if (c.stream) continue;
-        bool const masked = static_cast<bool>(p.options.mask.data);
-        most              = std::max(most, tile_scratch::bytes(unit_of<Isa>(p), dk, dv, masked, c.spanned));
+        tile_unit const& unit = unit_of<Isa>(p);
+        index_t const rows    = std::max<index_t>(unit.rows, c.item_tokens() * c.chunk);
+        bool const masked     = static_cast<bool>(p.options.mask.data);
+        most                  = std::max(most, tile_scratch::bytes(unit, rows, dk, dv, masked, c.spanned));
     }
     return most;
 }

@@ -23,12 +23,13 @@ namespace host = on_host; // backend/host/, by the name the kernels use
 
 namespace butterfly::backend::vec {
 
-/// Fetches bytes that stand `skip` after an address, which may be beyond what is there. Inlined, because GCC drops
-/// calls of functions that do nothing but fetch.
+/// Fetches bytes that stand `skip` after an address, which may be beyond what is there, into the first cache (3) or the
+/// second (2). Inlined, because GCC drops calls of functions that do nothing but fetch.
+template <int Level = 3>
 [[gnu::always_inline]] inline void fetch(void const* from, index_t skip, index_t bytes) noexcept {
     auto const at = reinterpret_cast<std::uintptr_t>(from) + static_cast<std::uintptr_t>(skip);
     for (index_t b = 0; b < bytes; b += 64)
-        __builtin_prefetch(reinterpret_cast<void const*>(at + static_cast<std::uintptr_t>(b)));
+        __builtin_prefetch(reinterpret_cast<void const*>(at + static_cast<std::uintptr_t>(b)), 0, Level);
 }
 
 inline namespace BUTTERFLY_ISA_NAMESPACE {

@@ -81,19 +81,22 @@ pack_keys(std::byte const* const* rows, int first, int end, index_t head_dim, st
     }
 }
 
-/// 16 columns of a row as words, their first bytes; a row that is not there is zero.
-BUTTERFLY_DOT inline __m512i load_words(std::byte const* row, index_t column, __mmask16 here) noexcept {
-    if (row == nullptr) return _mm512_setzero_si512();
-    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, row + column * 2));
-}
-
-/// Two rows, column by column.
+/// Two rows, column by column; one that is not there is zero.
 BUTTERFLY_DOT inline void
 interleave(std::byte const* even, std::byte const* odd, index_t head_dim, std::uint32_t* to) noexcept {
-    for (index_t c = 0; c < head_dim; c += lanes) {
-        auto const here    = static_cast<__mmask16>(head_dim - c >= lanes ? 0xffff : (1 << (head_dim - c)) - 1);
-        __m512i const high = _mm512_slli_epi32(load_words(odd, c, here), 16);
-        _mm512_storeu_si512(to + c, _mm512_or_si512(load_words(even, c, here), high));
+    __m512i const columns = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i const first   = _mm512_add_epi32(_mm512_mullo_epi32(columns, _mm512_set1_epi32(0x10001)),
+                                             _mm512_set1_epi32(32 << 16)); // even 0, odd 0, even 1, ...
+    __m512i const second  = _mm512_add_epi32(first, _mm512_set1_epi32(0x100010));
+    for (index_t c = 0; c < head_dim; c += 2 * lanes) {
+        index_t const count = head_dim - c;
+        auto const here     = static_cast<__mmask32>(count >= 2 * lanes ? ~0U : (1U << count) - 1U);
+        auto const load     = [&](std::byte const* row) BUTTERFLY_DOT {
+            return row != nullptr ? _mm512_maskz_loadu_epi16(here, row + c * 2) : _mm512_setzero_si512();
+        };
+        __m512i const low = load(even), high = load(odd);
+        _mm512_storeu_si512(to + c, _mm512_permutex2var_epi16(low, first, high));
+        _mm512_storeu_si512(to + c + lanes, _mm512_permutex2var_epi16(low, second, high));
     }
 }
 

@@ -136,25 +136,28 @@ struct item {
     [[nodiscard]] int rows() const noexcept { return tokens * heads; }
 };
 
-/// Positions of an aligned cut: tiles are counted from position 0, so that they do not move with the call.
-inline void cut_aligned(problem const& p, cut& c) noexcept {
-    index_t const from = std::max<index_t>(p.options.q_position, 0);
-    c.tokens           = static_cast<int>(std::min<index_t>(c.tokens, c.alignment));
-    c.per_block        = detail::ceil_div(c.alignment, c.tokens);
-    c.tokens           = static_cast<int>(detail::ceil_div(c.alignment, c.per_block)); // tiles of one size
-    auto const tile_of = [&](index_t position) {
+/// Positions of an aligned cut: tiles are counted from position 0, so that they do not move with the call. Those of a
+/// block are of one size, but that all are whole strips but the last, where they may be.
+inline void cut_aligned(problem const& p, cut& c, int strip) noexcept {
+    index_t const from  = std::max<index_t>(p.options.q_position, 0);
+    index_t const most  = std::min<index_t>(c.tokens, c.alignment);
+    index_t const equal = detail::ceil_div(c.alignment, detail::ceil_div(c.alignment, most));
+    index_t const whole = detail::round_up(equal, index_t{strip / std::gcd(strip, c.chunk)});
+    c.tokens            = static_cast<int>(whole <= most ? whole : equal);
+    c.per_block         = detail::ceil_div(c.alignment, c.tokens);
+    auto const tile_of  = [&](index_t position) {
         return position / c.alignment * c.per_block + position % c.alignment / c.tokens;
     };
     c.first_tile = tile_of(from);
     c.tiles      = p.tokens() == 0 ? 0 : tile_of(from + p.tokens() - 1) - c.first_tile + 1;
 }
 
-/// Cuts into items of up to `rows` rows.
-inline void cut_rows(problem const& p, cut& c, index_t group, bool strewn, int rows) noexcept {
+/// Cuts into items of up to `rows` rows, which a kernel takes in strips.
+inline void cut_rows(problem const& p, cut& c, index_t group, bool strewn, int rows, int strip) noexcept {
     c.chunk  = static_cast<int>(std::min<index_t>(group, rows));
     c.tokens = std::clamp(rows / c.chunk, 1, tile_tokens);
     c.chunks = p.heads() / group * detail::ceil_div(group, c.chunk);
-    if (c.alignment != no_alignment && !strewn) return cut_aligned(p, c);
+    if (c.alignment != no_alignment && !strewn) return cut_aligned(p, c, strip);
     if (strewn) c.tokens = 1;
     c.tiles = detail::ceil_div(p.tokens(), c.tokens);
 }
@@ -190,16 +193,16 @@ template <class Isa>
     c.spanned           = c.stream || (most <= few_tokens && !one_by_one);
     c.by_spans          = c.spanned && may_share_spans && are_spans_many(p);
     if (c.stream) {
-        cut_rows(p, c, group, strewn, stream_rows);
+        cut_rows(p, c, group, strewn, stream_rows, 1);
         return c;
     }
     tile_unit const& unit = unit_of<Isa>(p);
     if (c.by_spans) {
-        cut_rows(p, c, group, strewn, unit.rows);
+        cut_rows(p, c, group, strewn, static_cast<int>(std::max<index_t>(unit.rows, most * group)), unit.strip);
         index_t const part = tile_part::bytes(unit, c.item_tokens() * c.chunk, p.out.shape.head_dim);
         c.by_spans         = most_items(p, c) * most_spans(p) * part <= most_part_bytes;
     }
-    if (!c.by_spans) cut_rows(p, c, group, strewn, item_rows(unit, p.heads() * p.tokens(), threads));
+    if (!c.by_spans) cut_rows(p, c, group, strewn, item_rows(unit, p.heads() * p.tokens(), threads), unit.strip);
     return c;
 }
 

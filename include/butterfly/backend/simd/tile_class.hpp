@@ -17,15 +17,15 @@
 // of values may overflow from 2^(128 - slack) / keys on.
 //
 // What it brought (Zen 5, 4096 tokens, head_dim 128, one thread, in turns): base 2 with slack and its numbers in
-// registers 1.06 to 1.11, rows read in place 1.02 to 1.04, the next tile fetched 1.05 to 1.10, q and out fetched 1.05
-// to 1.09 where rows have 130 keys. Rejected: keys in lanes (fma_unit.hpp); queries of the next item and outputs
-// fetched between the products, 0.96 to 1.03, as fast as at the ends of an item.
+// registers 1.06 to 1.11, rows read in place 1.02 to 1.04, the next tile fetched 1.05 to 1.10; where rows have 130
+// keys, q and out fetched 1.05 to 1.09, a few rows of them between the products as well 1.02 to 1.05, moved in and out
+// of lanes through registers (lanes.hpp) 1.04 to 1.07. Rejected: keys in lanes (fma_unit.hpp); all rows of a strip
+// fetched at once between the products, which wait for them: nothing gained.
 
 #include <butterfly/backend/simd/item.hpp>
-#include <butterfly/backend/simd/rows.hpp>
+#include <butterfly/backend/simd/lanes.hpp>
 #include <butterfly/backend/simd/tile_scratch.hpp>
 #include <butterfly/backend/simd/tile_weights.hpp>
-#include <butterfly/backend/simd/transpose.hpp>
 
 #include <cstring>
 #include <numbers>
@@ -45,9 +45,11 @@ public:
     tile_attention(problem const& p, cut const& c, item const& i, std::byte* memory) noexcept
         : p_(p), i_(i), unit_(unit_of<Isa>(p)), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
           masked_(static_cast<bool>(p.options.mask.data)), adjusted_(is_adjusted(p)), spanned_(c.spanned),
-          at_(unit_, dk_, dv_, masked_, spanned_, memory), to_(part_at(at_.part)) {}
+          at_(unit_, i.rows(), dk_, dv_, masked_, spanned_, memory), to_(part_at(at_.part)) {}
 
-    void run() noexcept {
+    /// `next`: the item whose queries this thread will probably read next.
+    void run(item const& next = {}) noexcept {
+        next_ = next;
         if (spanned_) return run_spans(p_, i_, *this, at_.part);
         load_item();
         clear(to_);
@@ -101,15 +103,18 @@ private:
     void load_item() noexcept {
         loaded_          = true;
         int const padded = strips() * strip();
-        std::memset(at_.queries, 0, static_cast<std::size_t>(strips() * tile_scratch::query_words(unit_, dk_)) * 4);
+        if (dk_ % operand_step != 0 || i_.rows() < padded) // what no row is loaded to
+            std::memset(at_.queries, 0, static_cast<std::size_t>(strips() * tile_scratch::query_words(unit_, dk_)) * 4);
         std::fill_n(at_.slope, padded, 0.0F);
         std::fill_n(at_.position, padded, 0.0F);
         if (unit_.pack_values == nullptr) std::memset(at_.values, 0, static_cast<std::size_t>(operand_words(dv_)) * 4);
         for (int s = 0; s < strips(); ++s)
-            for (int r = 0; r < rows_in(s); r += tile_scratch::rows_at_once) {
-                int const count = std::min(tile_scratch::rows_at_once, rows_in(s) - r);
+            for (int r = 0; r < rows_in(s); r += rows_at_once) {
+                int const count = std::min(rows_at_once, rows_in(s) - r);
                 fetch_rows(p_.q, s * strip() + r + count);
-                load_queries(s, r, count);
+                row_place places[rows_at_once];
+                place_rows(s * strip() + r, count, places);
+                load_lanes<Isa>(p_.q, places, count, unit_.pairs, at_.rows, at_.keys, queries(s) + r, strip());
             }
 
         auto const* const slopes = host_pointer<float const>(p_.options.alibi_slopes);
@@ -120,25 +125,9 @@ private:
         }
     }
 
-    /// Rows [r, r + count) of a strip.
-    void load_queries(int s, int r, int count) noexcept {
-        for (int i = 0; i < count; ++i) {
-            int const row = s * strip() + r + i;
-            load_row<Isa>(p_.q, head(row), token(row), at_.rows + i * dk_);
-        }
-        if (unit_.pairs == 1)
-            return transpose(at_.rows, dk_, count, dk_, reinterpret_cast<float*>(queries(s)) + r, strip());
-        index_t const pairs        = dk_ / 2;
-        std::uint32_t* const words = at_.keys; // free until the first tile
-        for (int i = 0; i < count; ++i) {
-            float const* const row  = at_.rows + i * dk_;
-            std::uint32_t* const to = words + i * (pairs + 1);
-            for (index_t d = 0; d < pairs; ++d)
-                to[d] = std::uint32_t{detail::to_bfloat16_bits(row[2 * d])} |
-                        std::uint32_t{detail::to_bfloat16_bits(row[2 * d + 1])} << 16;
-            to[pairs] = dk_ % 2 != 0 ? detail::to_bfloat16_bits(row[dk_ - 1]) : 0U;
-        }
-        transpose(words, pairs + 1, count, (dk_ + 1) / 2, queries(s) + r, strip());
+    /// Where rows [first, first + count) of the item stand in a tensor.
+    void place_rows(int first, int count, row_place* places) const noexcept {
+        for (int i = 0; i < count; ++i) places[i] = {head(first + i), token(first + i)};
     }
 
     /// What the rows see of `slots` of a pool.
@@ -177,9 +166,11 @@ private:
             strip_keys keys = keys_of(tile, weightless, s);
             fetch_next(pool, tile, key_rows, rows, s);
             if (keys.first >= keys.end) continue;
+            fetch_ahead();
             keys.to_base_2 = unit_of_scores() * std::numbers::log2e_v<float>;
             unit_.score(keys_packed.words, keys_packed.stride, keys.first, keys.end, dk_, queries(s), rows_in(s),
                         at_.scores);
+            fetch_ahead();
             if (adjusted_)
                 adjust(pool, tile, s, keys);
             else if (tile.bias != nullptr)
@@ -189,6 +180,7 @@ private:
             bool rescale   = false;
             bool const any = unit_.pairs == 1 ? soften<1>(s, keys, rescale) : soften<2>(s, keys, rescale);
             if (!any && broken == 0) continue;
+            fetch_ahead();
             float const* const factor = rescale ? at_.factor : nullptr;
             unit_.accumulate(values_packed.words, values_packed.stride, keys.first, keys.end, dv_, weights(),
                              rows_in(s), factor, out(to_, s));
@@ -259,13 +251,24 @@ private:
         }
     }
 
-    /// Fetches rows of a tensor that are read or written next, from the item's row `first` on: where rows have few
-    /// keys, waiting for q and out was a quarter of the time.
-    [[gnu::always_inline]] void fetch_rows(tensor_ref const& t, int first) const noexcept {
+    template <int Level>
+    [[gnu::always_inline]] static void fetch_row(tensor_ref const& t, item const& i, int row) noexcept {
         index_t const size = size_of(t.type);
-        for (int r = first; r < std::min(first + tile_scratch::rows_at_once, i_.rows()); ++r)
-            fetch(host_pointer<std::byte const>(t.memory),
-                  (head(r) * t.strides.head + token(r) * t.strides.token) * size, t.shape.head_dim * size);
+        index_t const at   = (i.head + row % i.heads) * t.strides.head + (i.first + row / i.heads) * t.strides.token;
+        fetch<Level>(host_pointer<std::byte const>(t.memory), at * size, t.shape.head_dim * size);
+    }
+
+    /// Fetches rows of a tensor that are read or written next, from the item's row `first` on.
+    [[gnu::always_inline]] void fetch_rows(tensor_ref const& t, int first) const noexcept {
+        for (int r = first; r < std::min(first + rows_at_once, i_.rows()); ++r) fetch_row<3>(t, i_, r);
+    }
+
+    /// Between the products: fetches some rows of this item's outputs, then of the next item's queries.
+    [[gnu::always_inline]] void fetch_ahead() noexcept {
+        constexpr int some = 6; // more at once keep the products waiting
+        if (spanned_) return;
+        for (int n = 0; n < some && ahead_ < i_.rows() + next_.rows(); ++n, ++ahead_)
+            ahead_ < i_.rows() ? fetch_row<2>(p_.out, i_, ahead_) : fetch_row<2>(p_.q, next_, ahead_ - i_.rows());
     }
 
     /// What a strip sees of a tile.
@@ -462,18 +465,21 @@ private:
         auto* const lse         = host_pointer<float>(p_.options.lse);
         auto const* const sinks = host_pointer<float const>(p_.options.sink_logits);
         for (int s = 0; s < strips(); ++s)
-            for (int first = 0; first < rows_in(s); first += tile_scratch::rows_at_once) {
-                int const count = std::min(tile_scratch::rows_at_once, rows_in(s) - first);
+            for (int first = 0; first < rows_in(s); first += rows_at_once) {
+                int const count = std::min(rows_at_once, rows_in(s) - first);
                 fetch_rows(p_.out, s * strip() + first + count);
-                transpose(out(from, s) + first, strip(), dv_, count, at_.rows, dv_);
+                row_place places[rows_at_once];
+                place_rows(s * strip() + first, count, places);
+                float factor[rows_at_once] = {};
                 for (int i = 0; i < count; ++i) {
-                    int const r = s * strip() + first + i;
+                    int const r       = s * strip() + first + i;
+                    auto const [h, t] = places[i];
                     softmax_state state{from.base[r] * unit_of_scores(), from.sum[r]};
-                    if (lse != nullptr) lse[head(r) * p_.tokens() + token(r)] = state.lse();
-                    float const rescale = sinks != nullptr ? state.push(sinks[head(r)]) : 1.0F;
-                    store_row<Isa>(p_.out, head(r), token(r), at_.rows + i * dv_,
-                                   state.empty() ? 0.0F : rescale / state.sum);
+                    if (lse != nullptr) lse[h * p_.tokens() + t] = state.lse();
+                    float const rescale = sinks != nullptr ? state.push(sinks[h]) : 1.0F;
+                    factor[i]           = state.empty() ? 0.0F : rescale / state.sum;
                 }
+                store_lanes<Isa>(p_.out, places, count, out(from, s) + first, strip(), factor, at_.rows);
             }
     }
 
@@ -486,7 +492,9 @@ private:
     bool const adjusted_;
     bool const spanned_;
     tile_scratch at_;
-    tile_part to_;        // where sums go
+    tile_part to_; // where sums go
+    item next_{};
+    int ahead_   = 0;     // rows of out and of the next queries that were fetched
     bool loaded_ = false; // queries are in lanes
 };
 

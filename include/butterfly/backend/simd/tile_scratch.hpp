@@ -4,7 +4,7 @@
 // Memory of the tile class: what one thread holds of an item.
 
 #include <butterfly/backend/host/workspace.hpp>
-#include <butterfly/backend/simd/batch.hpp>
+#include <butterfly/backend/simd/lanes.hpp>
 #include <butterfly/backend/simd/tile_part.hpp>
 #include <butterfly/backend/simd/tile_unit.hpp>
 
@@ -27,18 +27,23 @@ struct tile_scratch {
     float* slope;           // [rows]: ALiBi
     float* position;        // [rows]: relative to the item's first
     float* mask;            // [rows][tile_slots]: the additive mask of a tile
-    float* rows;            // [16][head_dim]: rows on their way in and out
+    float* rows;            // [rows_at_once][head_dim]: rows on their way in and out
 
-    static constexpr int rows_at_once = 16;
-
+    /// `row_count`: of the largest item.
     [[nodiscard]] static index_t
-    bytes(tile_unit const& unit, index_t dk, index_t dv, bool masked, bool spanned) noexcept {
+    bytes(tile_unit const& unit, index_t row_count, index_t dk, index_t dv, bool masked, bool spanned) noexcept {
         tile_scratch nothing;
-        return nothing.carve(unit, dk, dv, masked, spanned, nullptr);
+        return nothing.carve(unit, row_count, dk, dv, masked, spanned, nullptr);
     }
 
-    tile_scratch(tile_unit const& unit, index_t dk, index_t dv, bool masked, bool spanned, std::byte* memory) noexcept {
-        carve(unit, dk, dv, masked, spanned, memory);
+    tile_scratch(tile_unit const& unit,
+                 index_t row_count,
+                 index_t dk,
+                 index_t dv,
+                 bool masked,
+                 bool spanned,
+                 std::byte* memory) noexcept {
+        carve(unit, row_count, dk, dv, masked, spanned, memory);
     }
 
     /// Words of the queries of a strip.
@@ -50,20 +55,26 @@ private:
     tile_scratch() noexcept = default;
 
     /// Places the arrays; returns their bytes.
-    index_t
-    carve(tile_unit const& unit, index_t dk, index_t dv, bool masked, bool spanned, std::byte* memory) noexcept {
+    index_t carve(tile_unit const& unit,
+                  index_t row_count,
+                  index_t dk,
+                  index_t dv,
+                  bool masked,
+                  bool spanned,
+                  std::byte* memory) noexcept {
         host::carver c(memory);
-        index_t const strips = unit.rows / unit.strip;
+        index_t const all    = tile_part::padded(unit, row_count);
+        index_t const strips = all / unit.strip;
         queries              = c.take<std::uint32_t>(strips * query_words(unit, dk));
         keys                 = c.take<std::uint32_t>(operand_words(dk));
         values               = c.take<std::uint32_t>(operand_words(dv));
         scores               = c.take<float>(tile_slots * unit.strip);
-        part                 = c.take<std::byte>(tile_part::bytes(unit, unit.rows, dv));
-        total                = c.take<std::byte>(spanned ? tile_part::bytes(unit, unit.rows, dv) : 0);
-        for (float** array : {&begin, &end, &slope, &position}) *array = c.take<float>(unit.rows);
+        part                 = c.take<std::byte>(tile_part::bytes(unit, all, dv));
+        total                = c.take<std::byte>(spanned ? tile_part::bytes(unit, all, dv) : 0);
+        for (float** array : {&begin, &end, &slope, &position}) *array = c.take<float>(all);
         factor = c.take<float>(unit.strip);
         rows   = c.take<float>(rows_at_once * std::max(dk, dv));
-        mask   = c.take<float>(masked ? unit.rows * tile_slots : 0);
+        mask   = c.take<float>(masked ? all * tile_slots : 0);
         return c.taken();
     }
 };

@@ -12,11 +12,8 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 
 #if defined(__AVX512F__)
 /// 16 x 16 words, in registers: pairs of rows, of pairs, of quarters, of halves.
-template <class T>
-void transpose_16(T const* in, index_t in_stride, T* out, index_t out_stride) noexcept {
-    __m512i a[16], b[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(in + i * in_stride);
+[[gnu::always_inline]] inline void transpose_16(__m512i (&a)[16]) noexcept {
+    __m512i b[16];
 #pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {
         b[i]     = _mm512_unpacklo_epi32(a[i], a[i + 1]);
@@ -38,10 +35,10 @@ void transpose_16(T const* in, index_t in_stride, T* out, index_t out_stride) no
     }
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-        _mm512_storeu_si512(out + i * out_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
-        _mm512_storeu_si512(out + (i + 4) * out_stride, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
-        _mm512_storeu_si512(out + (i + 8) * out_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
-        _mm512_storeu_si512(out + (i + 12) * out_stride, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
+        a[i]      = _mm512_shuffle_i32x4(b[i], b[i + 8], 0x88);
+        a[i + 4]  = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88);
+        a[i + 8]  = _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd);
+        a[i + 12] = _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd);
     }
 }
 #endif
@@ -55,7 +52,12 @@ void transpose(T const* in, index_t in_stride, index_t rows, index_t columns, T*
         for (index_t c = 0; c < columns; c += step) {
 #if defined(__AVX512F__)
             if (rows - r >= step && columns - c >= step) {
-                transpose_16(in + r * in_stride + c, in_stride, out + c * out_stride + r, out_stride);
+                __m512i block[16];
+#pragma GCC unroll 16
+                for (index_t i = 0; i < 16; ++i) block[i] = _mm512_loadu_si512(in + (r + i) * in_stride + c);
+                transpose_16(block);
+#pragma GCC unroll 16
+                for (index_t i = 0; i < 16; ++i) _mm512_storeu_si512(out + (c + i) * out_stride + r, block[i]);
                 continue;
             }
 #endif

@@ -170,10 +170,12 @@ private:
         }
     }
 
-    static void run_item(entry const& e, index_t index, std::byte* scratch) noexcept {
+    void run_item(entry const& e, index_t index, std::byte* scratch) const noexcept {
         item const i = item_at(*e.p, e.c, index);
-        if (!e.c.stream && !rows_share(*e.p, i)) return run_apart(*e.p, i, scratch);
-        with_attention(e, i, scratch, [](auto& attention) noexcept { attention.run(); });
+        if (e.c.stream) return stream_attention<Isa>(*e.p, i, scratch).run();
+        if (!rows_share(*e.p, i)) return run_apart(*e.p, i, scratch);
+        index_t const next = index + threads_.threads(); // they take items in turns, as good as
+        tile_attention<Isa>(*e.p, e.c, i, scratch).run(next < e.c.items() ? item_at(*e.p, e.c, next) : item{});
     }
 
     /// An item of the tile class token by token.

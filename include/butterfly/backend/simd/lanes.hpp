@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Rows of queries into lanes, and lanes of outputs into rows: what an item of the tile class does before its first key
+// tile and after its last one. Where rows have few keys that is a fifth of the time.
+//
+// With AVX-512 sixteen rows go straight from the tensor to their lanes and back, 16 or 32 columns at a time: converted,
+// transposed and scaled in registers. Elsewhere, and for what is left of sixteen rows or columns, they pass through
+// memory. Bits are the same.
+
+#include <butterfly/backend/simd/rows.hpp>
+#include <butterfly/backend/simd/transpose.hpp>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+/// Most rows that are moved at once.
+inline constexpr int rows_at_once = 16;
+
+/// Which row of a tensor.
+struct row_place {
+    index_t head, token;
+};
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+namespace block {
+
+/// The nearest bf16, ties to even, in the upper half of each word.
+[[gnu::always_inline]] inline __m512i bf16_rounded(__m512 x) noexcept {
+    __m512i const bits  = _mm512_castps_si512(x);
+    __m512i const odd   = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i const up    = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 const nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_mask_or_epi32(up, nan, bits, _mm512_set1_epi32(0x400000));
+}
+
+/// 32 floats to the nearest bf16, ties to even, as detail::to_bfloat16_bits does, as they follow each other.
+[[gnu::always_inline]] inline __m512i bf16_words(__m512 low, __m512 high) noexcept {
+    __m512i const upper = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27,
+                                           25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_epi16(bf16_rounded(low), upper, bf16_rounded(high));
+}
+
+/// Sixteen columns of a row from `column` on as floats, zeros beyond its end.
+template <class Isa, class T>
+[[gnu::always_inline]] inline __m512 columns_of(T const* row, index_t column, index_t columns) noexcept {
+    if (columns - column >= 16) return load_as<Isa>(row + column);
+    return load_part<Isa>(row + column, std::max<index_t>(columns - column, 0));
+}
+
+/// out[c][i] = row i, column c (or columns 2c and 2c + 1) of sixteen rows.
+template <class Isa, int Pairs, class T>
+void rows_to_lanes(T const* const* rows, index_t columns, std::uint32_t* out, index_t out_stride) noexcept {
+    for (index_t c = 0; c < columns; c += 16 * Pairs) {
+        __m512i block[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) {
+            if constexpr (Pairs == 1)
+                block[i] = _mm512_castps_si512(columns_of<Isa>(rows[i], c, columns));
+            else
+                block[i] = bf16_words(columns_of<Isa>(rows[i], c, columns), columns_of<Isa>(rows[i], c + 16, columns));
+        }
+        transpose_16(block);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) _mm512_storeu_si512(out + (c / Pairs + i) * out_stride, block[i]);
+    }
+}
+
+[[gnu::always_inline]] inline void store_16(__m512 x, float* to) noexcept {
+    _mm512_storeu_ps(to, x);
+}
+[[gnu::always_inline]] inline void store_16(__m512 x, float16* to) noexcept {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+[[gnu::always_inline]] inline void store_16(__m512 x, bfloat16* to) noexcept {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(bf16_words(x, x)));
+}
+
+/// Row i, column c = in[c][i] * factor[i], for sixteen rows of whole sixteens of columns.
+template <class T>
+void lanes_to_rows(float const* in, index_t in_stride, index_t columns, float const* factor, T* const* rows) noexcept {
+    __m512 const scale = _mm512_loadu_ps(factor);
+    for (index_t c = 0; c < columns; c += 16) {
+        __m512i block[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i)
+            block[i] = _mm512_castps_si512(_mm512_mul_ps(_mm512_loadu_ps(in + (c + i) * in_stride), scale));
+        transpose_16(block);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) store_16(_mm512_castsi512_ps(block[i]), rows[i] + c);
+    }
+}
+
+} // namespace block
+#endif
+
+/// Calls f with a pointer to the first element of a tensor, of its type.
+template <class F>
+void with_elements(tensor_ref const& t, F const& f) noexcept {
+    if (t.type == element_type::f32) f(host_pointer<float>(t.memory));
+    if (t.type == element_type::f16) f(host_pointer<float16>(t.memory));
+    if (t.type == element_type::bf16) f(host_pointer<bfloat16>(t.memory));
+}
+
+/// Rows of a tensor into lanes: out[c][i] is element c of row i, or, in `pairs` of 2, elements 2c and 2c + 1 rounded to
+/// bf16. `floats`: room for the rows; `words`: for their pairs and one more each. Rows of `out` up to a multiple of
+/// operand_step may be written.
+template <class Isa>
+void load_lanes(tensor_ref const& t,
+                row_place const* rows,
+                int count,
+                int pairs,
+                float* floats,
+                std::uint32_t* words,
+                std::uint32_t* out,
+                index_t out_stride) noexcept {
+    index_t const columns = t.shape.head_dim;
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+    if constexpr (lanes<Isa> == 16)
+        if (count == 16)
+            return with_elements(t, [&]<class T>(T const* elements) noexcept {
+                T const* places[16];
+                for (int i = 0; i < 16; ++i)
+                    places[i] = elements + rows[i].head * t.strides.head + rows[i].token * t.strides.token;
+                pairs == 1 ? block::rows_to_lanes<Isa, 1>(places, columns, out, out_stride)
+                           : block::rows_to_lanes<Isa, 2>(places, columns, out, out_stride);
+            });
+#endif
+    for (int i = 0; i < count; ++i) load_row<Isa>(t, rows[i].head, rows[i].token, floats + i * columns);
+    if (pairs == 1) return transpose(floats, columns, count, columns, reinterpret_cast<float*>(out), out_stride);
+    index_t const whole = columns / 2;
+    for (int i = 0; i < count; ++i) {
+        float const* const row  = floats + i * columns;
+        std::uint32_t* const to = words + i * (whole + 1);
+        for (index_t d = 0; d < whole; ++d)
+            to[d] = std::uint32_t{detail::to_bfloat16_bits(row[2 * d])} |
+                    std::uint32_t{detail::to_bfloat16_bits(row[2 * d + 1])} << 16;
+        to[whole] = columns % 2 != 0 ? detail::to_bfloat16_bits(row[columns - 1]) : 0U;
+    }
+    transpose(words, whole + 1, count, (columns + 1) / 2, out, out_stride);
+}
+
+/// Lanes into rows of a tensor: element c of row i is in[c][i] * factor[i], rounded to the tensor's type. in and factor
+/// have sixteen lanes, whatever `count`. `floats`: room for the rows.
+template <class Isa>
+void store_lanes(tensor_ref const& t,
+                 row_place const* rows,
+                 int count,
+                 float const* in,
+                 index_t in_stride,
+                 float const* factor,
+                 float* floats) noexcept {
+    index_t const columns = t.shape.head_dim;
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+    if constexpr (lanes<Isa> == 16)
+        if (count == 16 && columns % 16 == 0)
+            return with_elements(t, [&]<class T>(T* elements) noexcept {
+                T* places[16];
+                for (int i = 0; i < 16; ++i)
+                    places[i] = elements + rows[i].head * t.strides.head + rows[i].token * t.strides.token;
+                block::lanes_to_rows(in, in_stride, columns, factor, places);
+            });
+#endif
+    transpose(in, in_stride, columns, count, floats, columns);
+    for (int i = 0; i < count; ++i) store_row<Isa>(t, rows[i].head, rows[i].token, floats + i * columns, factor[i]);
+}
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec
