@@ -10,3 +10,5 @@ add_bench_status_test(decode .many_rows 0 "\"class\": \"tile\"" --n-kv 64 --rows
                       --json -)
 add_bench_status_test(decode .unit 0 "\"class\": \"\".*\"unit\": \"fma_f32_build\"" --backend scalar --n-kv 64 --storage bf16
                       --seconds 0.001 --threads 1 --json -)
+add_bench_status_test(decode .share 0 "\"threads\": 3" --executor share --threads 3 --n-kv 300 --head-dim 40 --rows 1,9 --system
+                      dense,compressed --storage f32 --seconds 0.01 --json -)

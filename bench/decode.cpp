@@ -37,9 +37,10 @@ struct settings {
     std::vector<std::string> systems = {"dense"};
     std::vector<std::string> storage = {"f32", "f16", "bf16"};
     std::vector<int> threads{};
-    index_t heads    = 8;
-    index_t kv_heads = 2;
-    double seconds   = 1.0;
+    bench::crew executor = bench::crew::openmp;
+    index_t heads        = 8;
+    index_t kv_heads     = 2;
+    double seconds       = 1.0;
 };
 
 void add_options(CLI::App& app, settings& s) {
@@ -62,6 +63,7 @@ void add_options(CLI::App& app, settings& s) {
     app.add_option("--threads", s.threads, fmt::format("threads, a list (default: 1,{})", bench::default_threads()))
         ->delimiter(',')
         ->check(CLI::Range(1, 1024));
+    bench::add_executor_option(app, s.executor);
     app.add_option("--json", s.common.json, "write every number to FILE as JSON, - for standard output")
         ->type_name("FILE");
 }
@@ -127,8 +129,8 @@ struct team {
     bench::product_units units;
     std::map<std::string, double> rates{};
 
-    explicit team(std::string const& backend, int threads)
-        : machine(bench::make_machine(backend, threads)), units(bench::units_of(backend)) {
+    team(std::string const& backend, int threads, bench::crew who)
+        : machine(bench::make_machine(backend, threads, who)), units(bench::units_of(backend)) {
         for (auto const storage : {bf::element_type::f32, bf::element_type::bf16})
             for (char const* const kernel_class : {"stream", "tile"})
                 rates[bench::product_unit(units, storage, kernel_class)] = 0;
@@ -250,7 +252,7 @@ void run(settings s, bench::json document) {
         bench::progress bar(
             static_cast<double>(s.threads.size() * shapes.size() * s.systems.size() * s.storage.size()));
         for (int const threads : s.threads) {
-            team const t(s.common.backend, threads);
+            team const t(s.common.backend, threads, s.executor);
             for (bench::decode_shape const& of : shapes)
                 for (std::string const& system : s.systems)
                     for (std::string const& storage : s.storage) {

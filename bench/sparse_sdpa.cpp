@@ -39,6 +39,7 @@ namespace {
 
 struct options {
     bench::common_options common{};
+    bench::crew executor  = bench::crew::openmp;
     std::string tokens    = "4096";
     std::string dims      = "64,128";
     std::string blocks    = "128";
@@ -305,8 +306,8 @@ void run(options const& o) {
     bench::check_writable(o.common.json);
     if (o.heads % o.kv_heads != 0)
         throw bench::usage_error("--heads {} is not a multiple of --kv-heads {}", o.heads, o.kv_heads);
-    bench::machine const m =
-        bench::make_machine(o.common.backend, o.common.threads > 0 ? o.common.threads : bench::default_threads());
+    bench::machine const m = bench::make_machine(
+        o.common.backend, o.common.threads > 0 ? o.common.threads : bench::default_threads(), o.executor);
     for (std::string const& storage : bench::split_list(o.storage)) {
         bf::element_type const type = bench::parse_element_type(storage, "--storage");
         if (type == bf::element_type::f32) register_all<float>(o, m);
@@ -319,7 +320,7 @@ void run(options const& o) {
     int count        = 1;
     benchmark::Initialize(&count, argument);
     benchmark::AddCustomContext("backend", m.name());
-    benchmark::AddCustomContext("executor", m.executor.name());
+    benchmark::AddCustomContext("executor", (o.executor == bench::crew::share ? "pool, " : "") + m.executor.name());
     benchmark::AddCustomContext("heads", fmt::format("{}/{}", o.heads, o.kv_heads));
     reporter results(o.common.json == "-" ? std::cerr : std::cout);
     if (benchmark::RunSpecifiedBenchmarks(&results) == 0)
@@ -334,6 +335,7 @@ int main(int argc, char** argv) {
     options o;
     CLI::App app("Dense attention against every sparse form, interleaved in one process.", "sparse_sdpa");
     o.common.add_to(app);
+    bench::add_executor_option(app, o.executor);
     app.add_option("--forms", o.forms, "a list of dense, graph, blocks, window, compressed")
         ->check(bench::not_empty())
         ->capture_default_str();

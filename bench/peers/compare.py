@@ -159,7 +159,8 @@ def prepare(worker, case, path, rows, want):
 
 def plan(entry, worker, rounds, budget):
     """How many calls a round has, 20 ms of them or one, and how many rounds the budget allows. The first call found
-    nothing warm and does not count; where it took the budget, the next would tell nothing new."""
+    nothing warm and does not count, but of a peer that made us wait too long, of which it is all there is; where it took
+    the budget, the next would tell nothing new."""
     first = entry["first_ms"]
     if first > PATIENCE * 1e3:
         return {"calls": 1, "rounds": 0, "ms": [first]}

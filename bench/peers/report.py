@@ -21,6 +21,7 @@ UNITS = {
     "f16": ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512"),
     "bf16": ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512", "dot_bf16_avx512", "amx_bf16_registers"),
 }
+ELEMENTS = ("f32", "f16", "bf16")
 KINDS = {
     "prefill": "Causal prefill",
     "sparse": "Block-sparse prefill: blocks of 128 tokens, block b sees b, b - 1, b - 8 and 0",
@@ -118,6 +119,31 @@ def cell(case, peer):
     return f"{value} ±{50 * spread(peer['ms']):.0f} %"
 
 
+def ranged(values, text):
+    """Median of some values and their range; "-" without any."""
+    if not values:
+        return "-"
+    return f"{text(median(values))}, {text(min(values))} to {text(max(values))}"
+
+
+def summary_table(data):
+    """One row for each kind of work and type; "" without cases that we were timed in."""
+    rows = []
+    for kind in KINDS:
+        for element in ELEMENTS:
+            cases = [c for c in data["cases"] if (c["kind"], c["type"]) == (kind, element) and OURS in timed(c)]
+            if not cases:
+                continue
+            ratios = [r for r in map(ratio_to_best, cases) if r is not None]
+            shares = [s for s in map(share_of_floor, cases) if s is not None]
+            rows.append([kind, element, str(len(cases)), str(sum(r > 1 for r in ratios)), ranged(ratios, times),
+                         ranged(shares, percent)])
+    if not rows:
+        return ""
+    header = ["work", "type", "cases", "fastest in", "x best peer: median, range", "of the larger floor"]
+    return f"## In short\n\n{markdown(header, rows)}\n"
+
+
 def kind_table(data, kind):
     """One row for each case of a kind, one column for each peer that was timed in any of them; "" without cases."""
     cases = [c for c in data["cases"] if c["kind"] == kind and timed(c)]
@@ -193,4 +219,4 @@ peer over ours.
 
 """
     tables = "".join(kind_table(data, kind) for kind in KINDS)
-    return head + notes(data) + "\n" + tables + detail_table(data) + limits_table(data["limits"])
+    return head + notes(data) + "\n" + summary_table(data) + tables + detail_table(data) + limits_table(data["limits"])

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "machine.hpp"
 
+#include "pool.hpp"
 #include "usage.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 namespace bench {
 namespace {
@@ -58,8 +60,17 @@ std::string default_backend() {
     return {};
 }
 
-machine make_machine(std::string const& name, int threads) {
-    return find(name).make(make_executor(threads));
+machine make_machine(std::string const& name, int threads, crew who) {
+    bf::executor const executor = make_executor(threads);
+    return who == crew::openmp ? find(name).make(executor) : make_pooled_machine(find(name), threads, executor);
+}
+
+void add_executor_option(CLI::App& app, crew& who) {
+    app.add_option("--executor", who, "whose threads make a call: openmp, or share, those of a pool as in an engine")
+        ->transform(
+            CLI::CheckedTransformer(std::map<std::string, crew>{{"openmp", crew::openmp}, {"share", crew::share}})
+                .description("{openmp,share}"))
+        ->default_str("openmp");
 }
 
 product_units units_of(std::string const& name) {

@@ -18,6 +18,10 @@
 #include <typeindex>
 #include <vector>
 
+namespace CLI {
+class App;
+}
+
 namespace bench {
 
 namespace bf = butterfly;
@@ -117,9 +121,15 @@ struct backend_registration {
 /// The name of the most preferred available backend.
 [[nodiscard]] std::string default_backend();
 
+/// Whose threads work: an OpenMP team's, or those of a pool that all make the call, as in an engine (pool.hpp).
+enum class crew { openmp, share };
+
+/// Adds --executor, which takes "openmp" or "share".
+void add_executor_option(CLI::App& app, crew& who);
+
 /// A backend of the table with `threads` threads. Throws usage_error where there is none of this name, where this
 /// machine cannot run it, or where several threads need an OpenMP that the program was built without.
-[[nodiscard]] machine make_machine(std::string const& name, int threads);
+[[nodiscard]] machine make_machine(std::string const& name, int threads, crew who = crew::openmp);
 
 /// What multiplies in the calls of a backend that make_machine takes.
 [[nodiscard]] product_units units_of(std::string const& name);

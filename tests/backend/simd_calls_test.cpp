@@ -490,14 +490,22 @@ TEST_CASE("speculation over routed blocks shares a pass", "[backend]") {
     bf::visible::interval const sees = bf::visible::causal_prefix();
     bf::pool_ref pool                = dense_pool(sees, 5000);
     pool.visibility.row_alignment    = 128;
-    for (bf::index_t const tokens : {2, 5, 8}) {
-        int once = 0;
+    auto const once = [&](bf::index_t group, bf::index_t tokens) { // positions of the block where it does
+        int count = 0;
         for (bf::index_t at = 1024; at < 1152; ++at) {
-            bf::problem const p = dense_problem(pool, 4, tokens, at);
-            once += bf::backend::vec::cut_problem<bf::isa::current>(p).items() == 1 ? 1 : 0;
+            bf::problem const p = dense_problem(pool, group, tokens, at);
+            count += bf::backend::vec::cut_problem<bf::isa::current>(p).items() == 1 ? 1 : 0;
         }
+        return count;
+    };
+    for (int const tokens : {2, 5, 8}) {
         CAPTURE(tokens);
-        REQUIRE(once >= 128 - 4 * static_cast<int>(tokens)); // tiles of 32 tokens have four borders
+        REQUIRE(once(4, tokens) >= 128 - 4 * tokens); // tiles of 32 tokens have four borders
+        pool = dense_pool(sees, 131072);              // many spans: the tile class, and the block's own border
+        pool.visibility.row_alignment = 128;
+        REQUIRE(once(128, tokens) == 128 - (tokens - 1));
+        pool                          = dense_pool(sees, 5000);
+        pool.visibility.row_alignment = 128;
     }
 }
 
@@ -521,16 +529,79 @@ TEST_CASE("tiles of a few tokens share a pass over the keys, which is split", "[
     namespace vec                    = bf::backend::vec;
     bf::visible::interval const sees = bf::visible::causal_prefix();
     bf::pool_ref const pool          = dense_pool(sees, 131072);
-    for (auto const& [group, tokens] : {std::array{259, 1}, {32, 8}, {128, 2}, {128, 8}, {300, 8}, {36, 8}}) {
+    for (auto const& [group, tokens] : {std::array{259, 1}, {32, 8}, {128, 2}, {128, 8}, {132, 8}, {36, 8}}) {
         bf::problem const p = dense_problem(pool, group, tokens, 131072 - tokens);
-        vec::cut const c    = vec::cut_problem<isa>(p, 16);
+        vec::cut const c    = vec::cut_problem<isa>(p, 8);
         CAPTURE(group, tokens);
         REQUIRE((!c.stream && c.spanned));
         REQUIRE(c.items() == 1); // of one kv head
-        REQUIRE(vec::may_split(p, c, 16));
+        REQUIRE(vec::may_split(p, c, 8));
         REQUIRE(vec::load_of(p, c).widest == 32);
     }
     REQUIRE_FALSE(vec::cut_problem<isa>(dense_problem(pool, 128, 9, 131063)).spanned);
+}
+
+TEST_CASE("rows of few tokens are several items where spans are too few for the threads", "[backend]") {
+    using isa                        = bf::isa::current;
+    namespace vec                    = bf::backend::vec;
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    for (bf::index_t const keys : {8193, 12000, 16385})
+        for (int const threads : {2, 4, 16}) {
+            bf::pool_ref const pool  = dense_pool(sees, keys);
+            bf::problem const p      = dense_problem(pool, 128, 8, keys - 8);
+            vec::cut const c         = vec::cut_problem<isa>(p, threads);
+            bf::index_t const spans  = vec::load_of(p, c).widest;
+            bf::index_t const pieces = 1024 / vec::unit_of<isa>(p).rows + 1;
+            CAPTURE(keys, threads, spans);
+            REQUIRE(c.items() * spans >= std::min<bf::index_t>(4 * threads, pieces * spans));
+        }
+}
+
+TEST_CASE("no item has more rows than its scratch, whoever shares the call", "[backend]") {
+    using isa                        = bf::isa::current;
+    namespace vec                    = bf::backend::vec;
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    for (bf::index_t const slots : {100, 9000, 131072, 2000000})
+        for (bf::index_t const alignment : {bf::no_alignment, bf::index_t{5}, bf::index_t{128}})
+            for (bf::index_t const group : {1, 3, 17, 128, 133, 300, 1100})
+                for (bf::index_t const tokens : {1, 2, 7, 8, 9, 100}) {
+                    bf::pool_ref pool             = dense_pool(sees, slots);
+                    pool.visibility.row_alignment = alignment;
+                    bf::problem const p           = dense_problem(pool, group, tokens, slots - tokens);
+                    vec::cut const one            = vec::cut_problem<isa>(p);
+                    if (one.stream) continue;
+                    bf::index_t const most = vec::most_rows(p, one, vec::unit_of<isa>(p));
+                    for (int const threads : {1, 2, 3, 16, 100})
+                        for (bool const share_spans : {true, false}) {
+                            vec::cut const c = vec::cut_problem<isa>(p, threads, share_spans);
+                            bf::index_t seen = 0, largest = 0;
+                            for (bf::index_t i = 0; i < c.items(); ++i) {
+                                bf::index_t const rows = vec::item_at(p, c, i).rows();
+                                largest                = std::max(largest, rows);
+                                seen += rows;
+                            }
+                            CAPTURE(slots, alignment, group, tokens, threads, share_spans);
+                            REQUIRE(largest <= most);
+                            REQUIRE(largest <= c.item_tokens() * c.chunk); // what a partial result has room for
+                            REQUIRE(seen == tokens * group);
+                        }
+                }
+}
+
+TEST_CASE("items of a routing block are whole strips, where they fit", "[backend]") {
+    using isa                        = bf::isa::current;
+    namespace vec                    = bf::backend::vec;
+    bf::visible::interval const sees = bf::visible::causal_prefix();
+    bf::pool_ref pool                = dense_pool(sees, 100000);
+    for (bf::index_t const group : {1, 2, 4, 8}) {
+        pool.visibility.row_alignment = 128;
+        bf::problem const p           = dense_problem(pool, group, 100000, 0);
+        vec::cut const c              = vec::cut_problem<isa>(p);
+        int const strip               = vec::unit_of<isa>(p).strip;
+        CAPTURE(group, strip);
+        REQUIRE((c.tokens == 128 || c.tokens * c.chunk % strip == 0));
+        if (group == 4 && strip == 48) REQUIRE(c.tokens == 72);
+    }
 }
 
 namespace {
@@ -620,7 +691,8 @@ TEST_CASE("tiles of a few tokens have the bits of one thread on many", "[backend
     if (test::shortest_sweep()) return;
     check(few_tokens<float>{});
     check(few_tokens<bf::float16>{});
-    for (auto const unit : {bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile})
+    for (auto const unit :
+         {bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile, bf::backend::bf16_unit::emulated})
         if (available(unit)) check(few_tokens<bf::bfloat16>{.unit = unit});
 }
 
@@ -636,7 +708,8 @@ TEST_CASE("options of calls of few tokens hold over all spans", "[backend]") {
     calls.check(bf::visible::exact_window(9000));
     few_tokens<float> wide{.heads = 300, .keys = 8700}; // one item of 2400 rows
     wide.check(bf::visible::causal_prefix());
-    for (auto const unit : {bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile}) // more than a unit likes
+    for (auto const unit : {bf::backend::bf16_unit::dot, bf::backend::bf16_unit::tile,
+                            bf::backend::bf16_unit::emulated}) // more than a unit likes
         if (available(unit))
             few_tokens<bf::bfloat16>{.heads = 73, .keys = 8700, .unit = unit}.check(bf::visible::causal_prefix());
 }

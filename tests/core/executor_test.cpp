@@ -102,6 +102,21 @@ TEST_CASE("items of a share are dealt back and forth, so that falling costs even
     }
 }
 
+TEST_CASE("who does an item of a share knows the next one", "[core]") {
+    bf::barrier_ref const nobody{.context = nullptr, .wait = [](void*, int) noexcept {}};
+    for (int const threads : {1, 2, 3, 4})
+        for (int thread = 0; thread < threads; ++thread) {
+            bf::executor const e = bf::share{.thread = thread, .threads = threads, .barrier = nobody};
+            bf::index_t next     = thread;
+            e.each(20, [&](bf::index_t item, int) noexcept {
+                REQUIRE(item == next);
+                next = e.after(item);
+            });
+            REQUIRE(next >= 20);
+        }
+    REQUIRE(bf::executor(bf::serial{}).after(5) == 6);
+}
+
 TEST_CASE("a pointer of the first participant reaches all", "[core]") {
     bf::meeting place;
     int values[3] = {1, 2, 3};

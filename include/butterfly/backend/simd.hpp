@@ -53,9 +53,8 @@ template <class Isa>
         most             = std::max(most, stream_scratch<Isa>::bytes(c.streamed(), dk, dv));
         if (c.stream) continue;
         tile_unit const& unit = unit_of<Isa>(p);
-        index_t const rows    = std::max<index_t>(unit.rows, c.item_tokens() * c.chunk);
         bool const masked     = static_cast<bool>(p.options.mask.data);
-        most                  = std::max(most, tile_scratch::bytes(unit, rows, dk, dv, masked, c.spanned));
+        most = std::max(most, tile_scratch::bytes(unit, most_rows(p, c, unit), dk, dv, masked, c.spanned));
     }
     return most;
 }

@@ -115,6 +115,14 @@ public:
         for (index_t item = 0; item < items; ++item) f(item, 0);
     }
 
+    /// The item that who does `item` does next: as they are dealt in a share, and most likely in an OpenMP team. It may
+    /// be beyond the last one.
+    [[nodiscard]] index_t after(index_t item) const noexcept {
+        if (kind_ != kind::share) return item + threads_;
+        index_t const turn = item % threads_;
+        return item - turn + 2 * threads_ - 1 - turn; // back and forth
+    }
+
     /// True on the one participant that does what must be done once.
     [[nodiscard]] bool first() const noexcept { return thread_ == 0; }
 

@@ -255,6 +255,7 @@ template <class Tiles>
 inline constexpr tile_unit unit{.name         = "amx",
                                 .strip        = strip,
                                 .rows         = 512,
+                                .most         = 512,
                                 .pairs        = 2,
                                 .key_step     = depth,
                                 .key_stride   = nullptr,

@@ -90,48 +90,64 @@ add_products(std::byte const* const* rows,
     }
 }
 
+/// Dot products of Rows queries with 16 / Rows rows: lane r * keys + k.
+template <int Rows>
+[[nodiscard]] [[gnu::target("avx512bw,avx512vl,avx512bf16"), gnu::always_inline]] inline __m512
+dots_of(std::byte const* const* rows, index_t head_dim, std::byte const* queries, index_t stride) noexcept {
+    constexpr int keys  = 16 / Rows;
+    index_t const whole = head_dim - head_dim % columns;
+    __m512 sum[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sum[i] = _mm512_setzero_ps();
+    for (index_t d = 0; d < whole; d += columns) add_products<Rows, keys, false>(rows, d, 0, queries, stride, sum);
+    if (whole < head_dim) add_products<Rows, keys, true>(rows, whole, head_dim - whole, queries, stride, sum);
+    return sums_of(sum);
+}
+
 /// scores[r * tile_slots + k] = scale * dot products of Rows queries with all rows, 16 products at a time. The last
 /// block repeats its last row. Rows from `real` on are no queries, and what they score is dropped.
-template <int Rows>
+template <int Rows, bool Ahead>
 [[gnu::target("avx512bw,avx512vl,avx512bf16")]] void score_rows(key_rows const& k,
-                                                                rows_ahead const& ahead,
                                                                 std::byte const* queries,
                                                                 index_t stride, // bytes between queries
                                                                 float scale,
                                                                 int real,
                                                                 float* scores) noexcept {
-    constexpr int keys  = 16 / Rows;
-    index_t const whole = k.head_dim - k.head_dim % columns;
-    for (int j = 0; j < k.count; j += keys) {
-        int const count = std::min(keys, k.count - j);
-        for (int i = j; i < j + count; ++i) ahead.fetch(i);
-        std::byte const* const* rows = k.rows + j;
-        std::byte const* repeated[keys];
-        if (count < keys) {
-            for (int i = 0; i < keys; ++i) repeated[i] = rows[std::min(i, count - 1)];
-            rows = repeated;
-        }
-        __m512 sum[16];
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) sum[i] = _mm512_setzero_ps();
-        for (index_t d = 0; d < whole; d += columns) add_products<Rows, keys, false>(rows, d, 0, queries, stride, sum);
-        if (whole < k.head_dim) add_products<Rows, keys, true>(rows, whole, k.head_dim - whole, queries, stride, sum);
-        alignas(64) float sums[16];
-        _mm512_store_ps(sums, _mm512_mul_ps(sums_of(sum), _mm512_set1_ps(scale)));
-        if (real == Rows && count == keys) {
+    constexpr int keys           = 16 / Rows;
+    __m512 const factor          = _mm512_set1_ps(scale);
+    std::byte const* const* rows = k.rows;
+    index_t const head_dim       = k.head_dim;
+    int const whole              = k.count - k.count % keys;
+    rows_ahead const ahead       = k.ahead;
+    alignas(64) float sums[16];
+    int j = 0;
+    if (real == Rows)
+        for (; j < whole; j += keys) {
+            if constexpr (Ahead)
+                for (int i = j; i < j + keys; ++i) ahead.fetch(i);
+            _mm512_store_ps(sums, _mm512_mul_ps(dots_of<Rows>(rows + j, head_dim, queries, stride), factor));
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r)
                 __builtin_memcpy(scores + r * tile_slots + j, sums + r * keys, keys * sizeof(float));
-            continue;
         }
+    for (; j < k.count; j += keys) {
+        int const count = std::min(keys, k.count - j);
+        std::byte const* last[keys];
+        for (int i = 0; i < keys; ++i) last[i] = rows[j + std::min(i, count - 1)];
+        if constexpr (Ahead)
+            for (int i = j; i < j + count; ++i) ahead.fetch(i);
+        _mm512_store_ps(sums, _mm512_mul_ps(dots_of<Rows>(last, head_dim, queries, stride), factor));
         for (int r = 0; r < real; ++r) std::copy_n(sums + r * keys, count, scores + r * tile_slots + j);
     }
 }
 
 inline void score(key_rows const& k, stream_queries q, float* scores) noexcept {
     block::by_rows<true>(q.rows, [&](auto rows, int first, int real) {
-        score_rows<rows()>(k, first == 0 ? k.ahead : rows_ahead{}, q.packed + first * 4 * q.stride, 4 * q.stride,
-                           q.scale, real, scores + first * tile_slots);
+        std::byte const* const queries = q.packed + first * 4 * q.stride;
+        float* const to                = scores + first * tile_slots;
+        if (first == 0 && k.ahead.count > 0)
+            return score_rows<rows(), true>(k, queries, 4 * q.stride, q.scale, real, to);
+        score_rows<rows(), false>(k, queries, 4 * q.stride, q.scale, real, to);
     });
 }
 

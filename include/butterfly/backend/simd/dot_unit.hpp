@@ -81,7 +81,14 @@ pack_keys(std::byte const* const* rows, int first, int end, index_t head_dim, st
     }
 }
 
-/// Two rows, column by column; one that is not there is zero.
+/// 32 columns of a row, of which `count` are there; zeros where the row is not.
+BUTTERFLY_DOT inline __m512i load_columns(std::byte const* row, index_t column, index_t count) noexcept {
+    if (row == nullptr) return _mm512_setzero_si512();
+    auto const here = static_cast<__mmask32>(count >= 2 * lanes ? ~0U : (1U << count) - 1U);
+    return _mm512_maskz_loadu_epi16(here, row + column * 2);
+}
+
+/// Two rows, column by column.
 BUTTERFLY_DOT inline void
 interleave(std::byte const* even, std::byte const* odd, index_t head_dim, std::uint32_t* to) noexcept {
     __m512i const columns = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
@@ -89,12 +96,7 @@ interleave(std::byte const* even, std::byte const* odd, index_t head_dim, std::u
                                              _mm512_set1_epi32(32 << 16)); // even 0, odd 0, even 1, ...
     __m512i const second  = _mm512_add_epi32(first, _mm512_set1_epi32(0x100010));
     for (index_t c = 0; c < head_dim; c += 2 * lanes) {
-        index_t const count = head_dim - c;
-        auto const here     = static_cast<__mmask32>(count >= 2 * lanes ? ~0U : (1U << count) - 1U);
-        auto const load     = [&](std::byte const* row) BUTTERFLY_DOT {
-            return row != nullptr ? _mm512_maskz_loadu_epi16(here, row + c * 2) : _mm512_setzero_si512();
-        };
-        __m512i const low = load(even), high = load(odd);
+        __m512i const low = load_columns(even, c, head_dim - c), high = load_columns(odd, c, head_dim - c);
         _mm512_storeu_si512(to + c, _mm512_permutex2var_epi16(low, first, high));
         _mm512_storeu_si512(to + c + lanes, _mm512_permutex2var_epi16(low, second, high));
     }
@@ -167,6 +169,7 @@ inline void accumulate(std::uint32_t const* values,
 inline constexpr tile_unit dot_unit{.name         = "bf16 dot",
                                     .strip        = dot::strip,
                                     .rows         = 288,
+                                    .most         = 1056,
                                     .pairs        = 2,
                                     .key_step     = 2,
                                     .key_stride   = &dot::key_stride,

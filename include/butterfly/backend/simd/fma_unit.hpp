@@ -106,6 +106,7 @@ template <class Isa>
 inline constexpr tile_unit fma_unit{.name         = "f32",
                                     .strip        = strip_rows<Isa>,
                                     .rows         = 288,
+                                    .most         = 1056,
                                     .pairs        = 1,
                                     .key_step     = 1,
                                     .key_stride   = &operand_stride,

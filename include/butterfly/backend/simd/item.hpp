@@ -75,6 +75,9 @@ inline constexpr index_t most_part_bytes = 256 << 20;
 /// Items for each thread that a call should have before they grow: enough to deal them evenly.
 inline constexpr index_t enough_items = 8;
 
+/// Spans of items for each thread that a call of few tokens should have, likewise.
+inline constexpr index_t enough_units = 4;
+
 [[nodiscard]] inline simd_codec_ops const& ops_of(storage_ref const& s) noexcept {
     return *static_cast<simd_codec_ops const*>(s.ops);
 }
@@ -170,6 +173,26 @@ inline void cut_rows(problem const& p, cut& c, index_t group, bool strewn, int r
            std::min(p.tokens(), detail::ceil_div(steps, c.tokens) + 1 + detail::ceil_div(steps, c.alignment));
 }
 
+/// Cuts a call of few tokens, `most` of them at once, whose spans threads may share. All rows of a kv head are one
+/// item, so that they read each key once; where they are more than the unit takes, or spans too few for the threads,
+/// they are equal parts, none smaller than unit.rows.
+inline void cut_spanned_rows(
+    problem const& p, cut& c, index_t group, bool strewn, index_t most, tile_unit const& unit, int threads) noexcept {
+    index_t const all    = most * group;
+    index_t const spans  = p.heads() / group * most_spans(p);
+    index_t const enough = threads > 1 ? enough_units * threads : 1;
+    index_t parts        = detail::ceil_div(all, index_t{unit.most});
+    while (spans * parts < enough && all > parts * unit.rows) ++parts;
+    index_t const rows = detail::round_up(detail::ceil_div(all, parts), index_t{unit.strip});
+    index_t const room = parts == 1 ? tile_tokens * group : std::max<index_t>(rows, unit.rows); // one: no borders
+    cut_rows(p, c, group, strewn, static_cast<int>(room), unit.strip);
+}
+
+/// Most rows of an item of the tile class, by whatever threads a call is shared.
+[[nodiscard]] inline index_t most_rows(problem const& p, cut const& c, tile_unit const& unit) noexcept {
+    return c.spanned ? std::max<index_t>(unit.rows, std::min<index_t>(unit.most, p.tokens() * p.group())) : unit.rows;
+}
+
 /// `threads`: what will share the items; `may_share_spans`: whether it may share the spans of one. Of them only the
 /// rows of an item of the tile class depend.
 template <class Isa>
@@ -198,7 +221,7 @@ template <class Isa>
     }
     tile_unit const& unit = unit_of<Isa>(p);
     if (c.by_spans) {
-        cut_rows(p, c, group, strewn, static_cast<int>(std::max<index_t>(unit.rows, most * group)), unit.strip);
+        cut_spanned_rows(p, c, group, strewn, most, unit, threads);
         index_t const part = tile_part::bytes(unit, c.item_tokens() * c.chunk, p.out.shape.head_dim);
         c.by_spans         = most_items(p, c) * most_spans(p) * part <= most_part_bytes;
     }

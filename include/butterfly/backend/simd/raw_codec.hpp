@@ -27,6 +27,7 @@ namespace butterfly::backend::vec {
 // Plain data, the same in objects of every instruction set: it stands outside the inline namespace.
 
 /// Query rows of the stream class: [rows][stride] floats, zeros from head_dim to stride, a multiple of query_padding.
+/// Memory of rows up to a multiple of four may be read; what stands there means nothing.
 struct stream_queries {
     float const* data;
     index_t stride;
@@ -170,90 +171,83 @@ namespace block {
 template <class Isa>
 inline constexpr int stream_sums = 4 * Isa::stream_keys;
 
-/// Calls dots(rows, first) for blocks of Keys rows, and dots_of(count) for a last one that repeats its last row and
-/// whose first `count` columns are to be kept.
-template <int Keys, class Whole, class Rest>
-void by_keys(key_rows const& k, rows_ahead const& ahead, Whole const& whole, Rest const& rest) noexcept {
-    int j = 0;
-    for (; j + Keys <= k.count; j += Keys) {
-        for (int i = j; i < j + Keys; ++i) ahead.fetch(i);
-        whole(k.rows + j, j);
-    }
-    if (j == k.count) return;
-    for (int i = j; i < k.count; ++i) ahead.fetch(i);
-    std::byte const* rows[Keys];
-    for (int i = 0; i < Keys; ++i) rows[i] = k.rows[std::min(j + i, k.count - 1)];
-    rest(rows, j, k.count - j);
-}
-
-/// scores[r * tile_slots + k] = scale * dot product of Rows queries with Keys rows, for `real` rows and `count` keys.
-/// Each dot product has an accumulator of its own and all are reduced by one tree, so how rows and keys are grouped
-/// changes no bit.
+/// sums[r * Keys + k] = scale * dot product of query r with row k. Each dot product has an accumulator of its own and
+/// all are reduced by one tree, so how rows and keys are grouped changes no bit.
 template <class Isa, class T, int Rows, int Keys>
-void dot_block(std::byte const* const* rows,
-               index_t head_dim,
-               float const* const* queries,
-               float scale,
-               int real,
-               int count,
-               float* scores) noexcept {
+[[gnu::always_inline]] inline void dot_block(std::byte const* const* rows,
+                                             index_t head_dim,
+                                             float const* queries,
+                                             index_t stride,
+                                             f32<Isa> const& scale,
+                                             float* sums) noexcept {
     constexpr int all = Rows * Keys;
     f32<Isa> sum[all];
 #pragma GCC unroll 16
     for (int i = 0; i < all; ++i) sum[i] = f32<Isa>(0.0F);
-    index_t d = 0;
-    for (; d + lanes<Isa> <= head_dim; d += lanes<Isa>) {
+    index_t const whole = head_dim - head_dim % lanes<Isa>;
+    for (index_t d = 0; d < whole; d += lanes<Isa>) {
         f32<Isa> key[Keys];
 #pragma GCC unroll 16
         for (int k = 0; k < Keys; ++k) {
-            key[k] = load_as<Isa>(reinterpret_cast<T const*>(rows[k]) + d);
-            keep(key[k]);
+            f32<Isa> one = load_as<Isa>(reinterpret_cast<T const*>(rows[k]) + d);
+            keep(one);
+            key[k] = one;
         }
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
-            f32<Isa> query = load_as<Isa>(queries[r] + d);
+            f32<Isa> query = load_as<Isa>(queries + r * stride + d);
             keep(query);
 #pragma GCC unroll 16
             for (int k = 0; k < Keys; ++k) sum[r * Keys + k] = fma(query, key[k], sum[r * Keys + k]);
         }
     }
-    if (d < head_dim) {
+    if (whole < head_dim) {
         f32<Isa> key[Keys];
 #pragma GCC unroll 16
-        for (int k = 0; k < Keys; ++k) key[k] = load_part<Isa>(reinterpret_cast<T const*>(rows[k]) + d, head_dim - d);
+        for (int k = 0; k < Keys; ++k)
+            key[k] = load_part<Isa>(reinterpret_cast<T const*>(rows[k]) + whole, head_dim - whole);
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
-            f32<Isa> const query = load_as<Isa>(queries[r] + d);
+            f32<Isa> const query = load_as<Isa>(queries + r * stride + whole);
 #pragma GCC unroll 16
             for (int k = 0; k < Keys; ++k) sum[r * Keys + k] = fma(query, key[k], sum[r * Keys + k]);
         }
     }
-    alignas(64) float sums[all];
 #pragma GCC unroll 16
-    for (int g = 0; g < all; g += lanes<Isa>) (horizontal_sums(sum + g) * f32<Isa>(scale)).store_aligned(sums + g);
-    if (real == Rows && count == Keys) {
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) __builtin_memcpy(scores + r * tile_slots, sums + r * Keys, Keys * sizeof(float));
-        return;
-    }
-    for (int r = 0; r < real; ++r) std::copy_n(sums + r * Keys, count, scores + r * tile_slots);
+    for (int g = 0; g < all; g += lanes<Isa>) (horizontal_sums(sum + g) * scale).store_aligned(sums + g);
 }
 
-template <class Isa, class T, int Rows>
+/// scores[r * tile_slots + k] = scale * dot products of Rows queries with all rows. The last block repeats its last
+/// row. Queries from `real` on are not stored.
+template <class Isa, class T, int Rows, bool Ahead>
 void score_rows(
-    key_rows const& k, rows_ahead const& ahead, stream_queries const& q, int first, int real, float* scores) noexcept {
-    constexpr int keys = stream_sums<Isa> / Rows;
-    float const* queries[Rows];
-    for (int r = 0; r < Rows; ++r) queries[r] = q.data + (first + std::min(r, real - 1)) * q.stride;
-    scores += first * tile_slots;
-    by_keys<keys>(
-        k, ahead,
-        [&](std::byte const* const* rows, int j) {
-            dot_block<Isa, T, Rows, keys>(rows, k.head_dim, queries, q.scale, real, keys, scores + j);
-        },
-        [&](std::byte const* const* rows, int j, int count) {
-            dot_block<Isa, T, Rows, keys>(rows, k.head_dim, queries, q.scale, real, count, scores + j);
-        });
+    key_rows const& k, float const* queries, index_t stride, float scale, int real, float* scores) noexcept {
+    constexpr int keys           = stream_sums<Isa> / Rows;
+    std::byte const* const* rows = k.rows;
+    index_t const head_dim       = k.head_dim;
+    int const whole              = k.count - k.count % keys;
+    rows_ahead const ahead       = k.ahead;
+    f32<Isa> const factor(scale);
+    alignas(64) float sums[Rows * keys];
+    int j = 0;
+    if (real == Rows) // a loop of its own, short enough for a block's sums to overlap with the next one's products
+        for (; j < whole; j += keys) {
+            if constexpr (Ahead)
+                for (int i = j; i < j + keys; ++i) ahead.fetch(i);
+            dot_block<Isa, T, Rows, keys>(rows + j, head_dim, queries, stride, factor, sums);
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r)
+                __builtin_memcpy(scores + r * tile_slots + j, sums + r * keys, keys * sizeof(float));
+        }
+    for (; j < k.count; j += keys) {
+        int const count = std::min(keys, k.count - j);
+        std::byte const* last[keys];
+        for (int i = 0; i < keys; ++i) last[i] = rows[j + std::min(i, count - 1)];
+        if constexpr (Ahead)
+            for (int i = j; i < j + count; ++i) ahead.fetch(i);
+        dot_block<Isa, T, Rows, keys>(last, head_dim, queries, stride, factor, sums);
+        for (int r = 0; r < real; ++r) std::copy_n(sums + r * keys, count, scores + r * tile_slots + j);
+    }
 }
 
 /// Passes over columns, `wide` of them at a time and the last ones `narrow` at a time.
@@ -278,8 +272,9 @@ void sum_block(
         f32<Isa> value[Vectors];
 #pragma GCC unroll 16
         for (int i = 0; i < Vectors; ++i) {
-            value[i] = Part ? load_part<Isa>(row, v.head_dim - d) : load_as<Isa>(row + i * lanes<Isa>);
-            keep(value[i]);
+            f32<Isa> one = Part ? load_part<Isa>(row, v.head_dim - d) : load_as<Isa>(row + i * lanes<Isa>);
+            keep(one);
+            value[i] = one;
         }
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
@@ -329,7 +324,11 @@ void by_rows(int rows, F const& f) noexcept {
 template <class Isa, class T>
 void score_raw(key_rows const& k, stream_queries q, float* scores) noexcept {
     block::by_rows<true>(q.rows, [&](auto rows, int first, int real) {
-        block::score_rows<Isa, T, rows()>(k, first == 0 ? k.ahead : rows_ahead{}, q, first, real, scores);
+        float const* const queries = q.data + first * q.stride;
+        float* const to            = scores + first * tile_slots;
+        if (first == 0 && k.ahead.count > 0)
+            return block::score_rows<Isa, T, rows(), true>(k, queries, q.stride, q.scale, real, to);
+        block::score_rows<Isa, T, rows(), false>(k, queries, q.stride, q.scale, real, to);
     });
 }
 

@@ -25,7 +25,8 @@ namespace butterfly::backend::vec {
 struct tile_unit {
     char const* name;
     int strip;    // rows of B and C: a multiple of the lanes
-    int rows;     // most rows of an item, whole strips: they share packed keys and values
+    int rows;     // of an item, whole strips: they share packed keys and values
+    int most;     // of an item whose keys are walked in spans, whole strips too: rows of few tokens share one pass
     int pairs;    // operands of a word: 1 f32, 2 bf16
     int key_step; // weights are zero up to a multiple of it on both sides of [first, end)
 

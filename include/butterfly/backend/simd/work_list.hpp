@@ -12,8 +12,8 @@
 //   - its largest item is more than a quarter of a thread's part of the call.
 //
 // So one long sequence among short ones is split, and few equal ones; many equal ones are not: their items fill the
-// threads without partial results. A problem with so large an item that sees too few spans, as early in a cache that
-// has room for many, is cut into smaller items. All this decides where work runs, and no bit.
+// threads without partial results. A problem with so large an item that sees fewer spans than its rows make items, as
+// early in a cache that has room for many, is cut into these. All this decides where work runs, and no bit.
 
 #include <butterfly/backend/simd/stream_class.hpp>
 #include <butterfly/backend/simd/tile_class.hpp>
@@ -119,7 +119,7 @@ public:
                 auto const [e, index] = find(work, &entry::end);
                 std::byte* const mine = scratch_ + thread * each_;
                 if (e->widest == 0)
-                    run_item(*e, index, mine);
+                    run_item(*e, index, index + threads_.after(work) - work, mine);
                 else
                     run_span(*e, index % e->c.items(), index / e->c.items(), mine);
             });
@@ -170,11 +170,11 @@ private:
         }
     }
 
-    void run_item(entry const& e, index_t index, std::byte* scratch) const noexcept {
+    /// `next`: the item that this thread probably does next.
+    static void run_item(entry const& e, index_t index, index_t next, std::byte* scratch) noexcept {
         item const i = item_at(*e.p, e.c, index);
         if (e.c.stream) return stream_attention<Isa>(*e.p, i, scratch).run();
         if (!rows_share(*e.p, i)) return run_apart(*e.p, i, scratch);
-        index_t const next = index + threads_.threads(); // they take items in turns, as good as
         tile_attention<Isa>(*e.p, e.c, i, scratch).run(next < e.c.items() ? item_at(*e.p, e.c, next) : item{});
     }
 
@@ -240,12 +240,15 @@ void deal(executor const& threads,
         work_load load;
         cut const c = cut_problem<Isa>(p, count);
         if (may_split(p, c, count)) load = load_of(p, c);
-        if (load.heaviest <= all / (4 * count))
+        if (load.heaviest <= all / (4 * count)) {
             list.add(p, c, 0);
-        else if (load.widest > 0)
+            continue;
+        }
+        cut const rows = cut_problem<Isa>(p, count, false);
+        if (c.items() * load.widest >= std::min<index_t>(rows.items(), 4 * count))
             list.add(p, c, load.widest);
         else
-            list.add(p, cut_problem<Isa>(p, count, false), 0);
+            list.add(p, rows, 0);
     }
     list.run();
 }
