@@ -12,3 +12,5 @@ add_bench_status_test(decode .unit 0 "\"class\": \"\".*\"unit\": \"fma_f32_build
                       --seconds 0.001 --threads 1 --json -)
 add_bench_status_test(decode .share 0 "\"threads\": 3" --executor share --threads 3 --n-kv 300 --head-dim 40 --rows 1,9 --system
                       dense,compressed --storage f32 --seconds 0.01 --json -)
+set_tests_properties(bench.decode.share PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)
+add_bench_status_test(decode .share_spins 2 "decode: --executor share: set OMP_WAIT_POLICY=passive" --executor share --threads 2)

@@ -7,7 +7,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
+#include <string_view>
 
 namespace bench {
 namespace {
@@ -62,7 +64,12 @@ std::string default_backend() {
 
 machine make_machine(std::string const& name, int threads, crew who) {
     bf::executor const executor = make_executor(threads);
-    return who == crew::openmp ? find(name).make(executor) : make_pooled_machine(find(name), threads, executor);
+    if (who == crew::openmp || threads == 1) return find(name).make(executor);
+    char const* const policy = std::getenv("OMP_WAIT_POLICY");
+    if (policy == nullptr || std::string_view(policy) != "passive")
+        throw usage_error(
+            "--executor share: set OMP_WAIT_POLICY=passive, or OpenMP's threads spin where the pool works");
+    return make_pooled_machine(find(name), threads, executor);
 }
 
 void add_executor_option(CLI::App& app, crew& who) {

@@ -22,6 +22,19 @@
 
 namespace butterfly {
 
+namespace detail {
+
+/// Some tens of cycles for who spins, which leave the core to another thread of it where there is one.
+inline void pause() noexcept {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+} // namespace detail
+
 /// A barrier of the caller's: `wait(context, threads)` returns once `threads` participants have called it.
 struct barrier_ref {
     void* context                     = nullptr;
@@ -46,8 +59,10 @@ public:
             round_.notify_all();
             return;
         }
-        for (int spin = 0; spin < 4096; ++spin)
+        for (int spin = 0; spin < 4096; ++spin) { // longer than a small call; to be woken takes as long
             if (round_.load(std::memory_order_acquire) != now) return;
+            detail::pause();
+        }
         while (round_.load(std::memory_order_acquire) == now) round_.wait(now, std::memory_order_acquire);
     }
 

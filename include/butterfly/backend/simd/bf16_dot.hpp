@@ -90,16 +90,27 @@ add_products(std::byte const* const* rows,
     }
 }
 
-/// Dot products of Rows queries with 16 / Rows rows: lane r * keys + k.
-template <int Rows>
+/// Dot products of Rows queries with 16 / Rows rows: lane r * keys + k. The rows after the first `done` ones are
+/// fetched between the products, one at a time: all at once they keep the products waiting (docs/kernels.md).
+template <int Rows, bool Ahead>
 [[nodiscard]] [[gnu::target("avx512bw,avx512vl,avx512bf16"), gnu::always_inline]] inline __m512
-dots_of(std::byte const* const* rows, index_t head_dim, std::byte const* queries, index_t stride) noexcept {
+dots_of(std::byte const* const* rows,
+        index_t head_dim,
+        std::byte const* queries,
+        index_t stride,
+        rows_ahead const& ahead,
+        int done) noexcept {
     constexpr int keys  = 16 / Rows;
     index_t const whole = head_dim - head_dim % columns;
     __m512 sum[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) sum[i] = _mm512_setzero_ps();
-    for (index_t d = 0; d < whole; d += columns) add_products<Rows, keys, false>(rows, d, 0, queries, stride, sum);
+    int const end = done + keys;
+    for (index_t d = 0; d < whole; d += columns) {
+        if (Ahead && done < end) ahead.fetch(done++);
+        add_products<Rows, keys, false>(rows, d, 0, queries, stride, sum);
+    }
+    while (Ahead && done < end) ahead.fetch(done++);
     if (whole < head_dim) add_products<Rows, keys, true>(rows, whole, head_dim - whole, queries, stride, sum);
     return sums_of(sum);
 }
@@ -123,9 +134,8 @@ template <int Rows, bool Ahead>
     int j = 0;
     if (real == Rows)
         for (; j < whole; j += keys) {
-            if constexpr (Ahead)
-                for (int i = j; i < j + keys; ++i) ahead.fetch(i);
-            _mm512_store_ps(sums, _mm512_mul_ps(dots_of<Rows>(rows + j, head_dim, queries, stride), factor));
+            _mm512_store_ps(sums,
+                            _mm512_mul_ps(dots_of<Rows, Ahead>(rows + j, head_dim, queries, stride, ahead, j), factor));
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r)
                 __builtin_memcpy(scores + r * tile_slots + j, sums + r * keys, keys * sizeof(float));
@@ -134,9 +144,7 @@ template <int Rows, bool Ahead>
         int const count = std::min(keys, k.count - j);
         std::byte const* last[keys];
         for (int i = 0; i < keys; ++i) last[i] = rows[j + std::min(i, count - 1)];
-        if constexpr (Ahead)
-            for (int i = j; i < j + count; ++i) ahead.fetch(i);
-        _mm512_store_ps(sums, _mm512_mul_ps(dots_of<Rows>(last, head_dim, queries, stride), factor));
+        _mm512_store_ps(sums, _mm512_mul_ps(dots_of<Rows, Ahead>(last, head_dim, queries, stride, ahead, j), factor));
         for (int r = 0; r < real; ++r) std::copy_n(sums + r * keys, count, scores + r * tile_slots + j);
     }
 }

@@ -172,20 +172,25 @@ template <class Isa>
 inline constexpr int stream_sums = 4 * Isa::stream_keys;
 
 /// sums[r * Keys + k] = scale * dot product of query r with row k. Each dot product has an accumulator of its own and
-/// all are reduced by one tree, so how rows and keys are grouped changes no bit.
-template <class Isa, class T, int Rows, int Keys>
+/// all are reduced by one tree, so how rows and keys are grouped changes no bit. The rows after the first `done` ones
+/// are fetched between the products, one at a time: all at once they keep the products waiting (docs/kernels.md).
+template <class Isa, class T, int Rows, int Keys, bool Ahead>
 [[gnu::always_inline]] inline void dot_block(std::byte const* const* rows,
                                              index_t head_dim,
                                              float const* queries,
                                              index_t stride,
                                              f32<Isa> const& scale,
+                                             rows_ahead const& ahead,
+                                             int done,
                                              float* sums) noexcept {
     constexpr int all = Rows * Keys;
     f32<Isa> sum[all];
 #pragma GCC unroll 16
     for (int i = 0; i < all; ++i) sum[i] = f32<Isa>(0.0F);
     index_t const whole = head_dim - head_dim % lanes<Isa>;
+    int const end       = done + Keys;
     for (index_t d = 0; d < whole; d += lanes<Isa>) {
+        if (Ahead && done < end && d % (2 * lanes<Isa>) == 0) ahead.fetch(done++);
         f32<Isa> key[Keys];
 #pragma GCC unroll 16
         for (int k = 0; k < Keys; ++k) {
@@ -201,6 +206,7 @@ template <class Isa, class T, int Rows, int Keys>
             for (int k = 0; k < Keys; ++k) sum[r * Keys + k] = fma(query, key[k], sum[r * Keys + k]);
         }
     }
+    while (Ahead && done < end) ahead.fetch(done++);
     if (whole < head_dim) {
         f32<Isa> key[Keys];
 #pragma GCC unroll 16
@@ -232,9 +238,7 @@ void score_rows(
     int j = 0;
     if (real == Rows) // a loop of its own, short enough for a block's sums to overlap with the next one's products
         for (; j < whole; j += keys) {
-            if constexpr (Ahead)
-                for (int i = j; i < j + keys; ++i) ahead.fetch(i);
-            dot_block<Isa, T, Rows, keys>(rows + j, head_dim, queries, stride, factor, sums);
+            dot_block<Isa, T, Rows, keys, Ahead>(rows + j, head_dim, queries, stride, factor, ahead, j, sums);
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r)
                 __builtin_memcpy(scores + r * tile_slots + j, sums + r * keys, keys * sizeof(float));
@@ -243,9 +247,7 @@ void score_rows(
         int const count = std::min(keys, k.count - j);
         std::byte const* last[keys];
         for (int i = 0; i < keys; ++i) last[i] = rows[j + std::min(i, count - 1)];
-        if constexpr (Ahead)
-            for (int i = j; i < j + count; ++i) ahead.fetch(i);
-        dot_block<Isa, T, Rows, keys>(last, head_dim, queries, stride, factor, sums);
+        dot_block<Isa, T, Rows, keys, Ahead>(last, head_dim, queries, stride, factor, ahead, j, sums);
         for (int r = 0; r < real; ++r) std::copy_n(sums + r * keys, count, scores + r * tile_slots + j);
     }
 }

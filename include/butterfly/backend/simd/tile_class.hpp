@@ -18,8 +18,8 @@
 //
 // What it brought (Zen 5, 4096 tokens, head_dim 128, one thread, in turns): base 2 with slack and its numbers in
 // registers 1.06 to 1.11, rows read in place 1.02 to 1.04, the next tile fetched 1.05 to 1.10; where rows have 130
-// keys, q and out fetched 1.05 to 1.09, a few rows of them between the products as well 1.02 to 1.05, moved in and out
-// of lanes through registers (lanes.hpp) 1.04 to 1.07. Rejected: keys in lanes (fma_unit.hpp); all rows of a strip
+// keys, q and out fetched 1.05 to 1.09, a few rows of them between the products as well 1.00 to 1.05, moved in and out
+// of lanes through registers (lanes.hpp) 1.06 to 1.09. Rejected: keys in lanes (fma_unit.hpp); all rows of a strip
 // fetched at once between the products, which wait for them: nothing gained.
 
 #include <butterfly/backend/simd/item.hpp>
@@ -175,7 +175,10 @@ private:
                 adjust(pool, tile, s, keys);
             else if (tile.bias != nullptr)
                 lean(tile, s, keys);
-            if (!keys.all) runs ? hide_runs(s, keys) : hide_bits(tile, s, keys);
+            if (!keys.all && runs)
+                hide_runs<Isa>(at_.scores, keys, strip(), rows_in(s), at_.begin + s * strip(), at_.end + s * strip());
+            else if (!keys.all)
+                hide_bits(tile, s, keys);
             // Where every weight is 0 there is nothing to add, but what is not finite: 0 * inf is NaN for who sees it.
             bool rescale   = false;
             bool const any = unit_.pairs == 1 ? soften<1>(s, keys, rescale) : soften<2>(s, keys, rescale);
@@ -358,18 +361,6 @@ private:
             std::fill_n(at_.end + t * i_.heads, i_.heads, static_cast<float>(end));
         }
         return true;
-    }
-
-    void hide_runs(int s, strip_keys const& keys) noexcept {
-        for (int r = 0; r < rows_in(s); r += lanes<Isa>) {
-            vector const begin = load_as<Isa>(at_.begin + s * strip() + r);
-            vector const stop  = load_as<Isa>(at_.end + s * strip() + r);
-            for (int j = keys.first; j < keys.end; ++j) {
-                float* const at = at_.scores + j * strip() + r;
-                vector const key(static_cast<float>(j));
-                xsimd::select(key >= begin && key < stop, load_as<Isa>(at), vector(minus_infinity)).store_unaligned(at);
-            }
-        }
     }
 
     void hide_bits(key_tile const& tile, int s, strip_keys const& keys) noexcept {

@@ -21,6 +21,19 @@ struct strip_keys {
 
 // Below, `by` is the strip: as an argument it stays in a register, since stores may alias the unit's numbers.
 
+/// Scores of keys that a row does not see become -inf; row r sees [begin[r], end[r]).
+template <class Isa>
+void hide_runs(float* scores, strip_keys const keys, int by, int rows, float const* begin, float const* end) noexcept {
+    for (int r = 0; r < rows; r += lanes<Isa>) {
+        f32<Isa> const first = load_as<Isa>(begin + r), last = load_as<Isa>(end + r);
+        for (int j = keys.first; j < keys.end; ++j) {
+            float* const at = scores + j * by + r;
+            f32<Isa> const key(static_cast<float>(j));
+            xsimd::select(key >= first && key < last, load_as<Isa>(at), f32<Isa>(minus_infinity)).store_unaligned(at);
+        }
+    }
+}
+
 /// Largest score of each lane, by four chains.
 template <class Isa>
 [[nodiscard]] f32<Isa> highest(float const* scores, strip_keys const keys, int by) noexcept {
