@@ -107,6 +107,14 @@ TEST_CASE("what does not fit is a shape_error that names both sides", "[sdpa]") 
              c.v = of({2, 5, 6}), c.out = of({4, 3, 6});
          }),
          "attend: head_dim 8 of keys and 6 of values differ, so scale must be given"},
+        {"q alone differs, no scale", with([](call& c) {
+             c.q = of({4, 3, 6});
+         }),
+         "attend: k has head_dim 8, q has 6"},
+        {"out alone differs, no scale", with([](call& c) {
+             c.out = of({4, 3, 6});
+         }),
+         "attend: v has head_dim 8, out has 6"},
         {"null q", with([](call& c) {
              c.q = view(nullptr, {4, 3, 8});
          }),

@@ -236,9 +236,10 @@ template <std::size_t N>
                                         char const* who) {
     problem p{.q = q, .out = out, .kv_heads = pools[0].keys.shape.heads, .options = options};
     if (options.scale == 0.0F) {
-        if (q.shape.head_dim != out.shape.head_dim)
-            fail<shape_error>(std::string(who) + ": head_dim " + std::to_string(q.shape.head_dim) + " of keys and " +
-                              std::to_string(out.shape.head_dim) + " of values differ, so scale must be given");
+        index_t const dk = pools[0].keys.shape.head_dim, dv = pools[0].values.shape.head_dim;
+        if (dk != dv && q.shape.head_dim == dk && out.shape.head_dim == dv) // else check_problem names what differs
+            fail<shape_error>(std::string(who) + ": head_dim " + std::to_string(dk) + " of keys and " +
+                              std::to_string(dv) + " of values differ, so scale must be given");
         if (q.shape.head_dim > 0)
             p.options.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.shape.head_dim)));
     }
