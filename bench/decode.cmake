@@ -14,3 +14,4 @@ add_bench_status_test(decode .share 0 "\"threads\": 3" --executor share --thread
                       dense,compressed --storage f32 --seconds 0.01 --json -)
 set_tests_properties(bench.decode.share PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)
 add_bench_status_test(decode .share_spins 2 "decode: --executor share: set OMP_WAIT_POLICY=passive" --executor share --threads 2)
+add_bench_status_test(decode .executor 2 "--executor: .*openmp" --executor nobody)

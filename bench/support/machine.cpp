@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <map>
 #include <string_view>
 
 namespace bench {
@@ -73,10 +72,10 @@ machine make_machine(std::string const& name, int threads, crew who) {
 }
 
 void add_executor_option(CLI::App& app, crew& who) {
-    app.add_option("--executor", who, "whose threads make a call: openmp, or share, those of a pool as in an engine")
-        ->transform(
-            CLI::CheckedTransformer(std::map<std::string, crew>{{"openmp", crew::openmp}, {"share", crew::share}})
-                .description("{openmp,share}"))
+    app.add_option_function<std::string>(
+           "--executor", [&who](std::string const& name) { who = name == "share" ? crew::share : crew::openmp; },
+           "whose threads make a call: openmp, or share, those of a pool as in an engine")
+        ->check(CLI::IsMember({"openmp", "share"}))
         ->default_str("openmp");
 }
 
