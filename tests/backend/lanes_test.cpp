@@ -43,6 +43,10 @@ float anything(bf::testing::random& draws) {
         return normal * 0x1p127F;
     case 4:
         return -0.0F;
+    case 5:
+        return std::bit_cast<float>(0x7f800001U); // NaN that rounding would make infinite
+    case 6:
+        return std::bit_cast<float>(0x7fffffffU); // or zero
     default:
         return normal;
     }
