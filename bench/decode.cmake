@@ -10,8 +10,12 @@ add_bench_status_test(decode .many_rows 0 "\"class\": \"tile\"" --n-kv 64 --rows
                       --json -)
 add_bench_status_test(decode .unit 0 "\"class\": \"\".*\"unit\": \"fma_f32_build\"" --backend scalar --n-kv 64 --storage bf16
                       --seconds 0.001 --threads 1 --json -)
-add_bench_status_test(decode .share 0 "\"threads\": 3" --executor share --threads 3 --n-kv 300 --head-dim 40 --rows 1,9 --system
-                      dense,compressed --storage f32 --seconds 0.01 --json -)
-set_tests_properties(bench.decode.share PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)
-add_bench_status_test(decode .share_spins 2 "decode: --executor share: set OMP_WAIT_POLICY=passive" --executor share --threads 2)
+if(BUTTERFLY_OPENMP AND OpenMP_CXX_FOUND)
+  add_bench_status_test(decode .share 0 "\"threads\": 3" --executor share --threads 3 --n-kv 300 --head-dim 40 --rows 1,9 --system
+                        dense,compressed --storage f32 --seconds 0.01 --json -)
+  set_tests_properties(bench.decode.share PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=passive)
+  add_bench_status_test(decode .share_spins 2 "^decode: --executor share: set OMP_WAIT_POLICY=passive" --executor share --threads
+                        1,2)
+  set_tests_properties(bench.decode.share_spins PROPERTIES ENVIRONMENT OMP_WAIT_POLICY=active)
+endif()
 add_bench_status_test(decode .executor 2 "--executor: .*openmp" --executor nobody)

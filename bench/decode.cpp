@@ -239,6 +239,7 @@ void run(settings s, bench::json document) {
     std::FILE* const text = bench::text_stream(s.common.json);
     if (s.threads.empty())
         s.threads = bench::default_threads() > 1 ? std::vector{1, bench::default_threads()} : std::vector{1};
+    for (int const threads : s.threads) bench::check_crew(s.executor, threads);
     auto const shapes = shapes_of(s);
     bench::check_writable(s.common.json);
     std::string const name = bench::make_machine(s.common.backend, 1).name();

@@ -61,13 +61,18 @@ std::string default_backend() {
     return {};
 }
 
+void check_crew(crew who, int threads) {
+    if (who == crew::openmp || threads == 1) return;
+    char const* const policy = std::getenv("OMP_WAIT_POLICY");
+    if (policy == nullptr || (std::string_view(policy) != "passive" && std::string_view(policy) != "PASSIVE"))
+        throw usage_error(
+            "--executor share: set OMP_WAIT_POLICY=passive, or OpenMP's threads spin where the pool works");
+}
+
 machine make_machine(std::string const& name, int threads, crew who) {
     bf::executor const executor = make_executor(threads);
     if (who == crew::openmp || threads == 1) return find(name).make(executor);
-    char const* const policy = std::getenv("OMP_WAIT_POLICY");
-    if (policy == nullptr || std::string_view(policy) != "passive")
-        throw usage_error(
-            "--executor share: set OMP_WAIT_POLICY=passive, or OpenMP's threads spin where the pool works");
+    check_crew(who, threads);
     return make_pooled_machine(find(name), threads, executor);
 }
 

@@ -127,6 +127,9 @@ enum class crew { openmp, share };
 /// Adds --executor, which takes "openmp" or "share".
 void add_executor_option(CLI::App& app, crew& who);
 
+/// Throws usage_error where OpenMP's threads, which measure floors, would spin on the cores of a pool.
+void check_crew(crew who, int threads);
+
 /// A backend of the table with `threads` threads. Throws usage_error where there is none of this name, where this
 /// machine cannot run it, or where several threads need an OpenMP that the program was built without.
 [[nodiscard]] machine make_machine(std::string const& name, int threads, crew who = crew::openmp);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "pool.hpp"
 
+#include <exception>
 #include <thread>
 
 namespace bench {
@@ -33,7 +34,14 @@ public:
         if (problems.empty()) return;
         job_ = problems;
         between_.wait(size());
-        first().run(problems); // every participant is past its last item when this returns
+        std::exception_ptr error;
+        try {
+            first().run(problems);
+        } catch (...) { // all participants throw the same
+            error = std::current_exception();
+        }
+        between_.wait(size()); // nobody reads the problems any more
+        if (error) std::rethrow_exception(error);
     }
     [[nodiscard]] index_t update_bytes(bf::cache_update const& u) const override {
         return alone_.behind().update_bytes(u);
@@ -53,7 +61,11 @@ private:
         while (true) {
             between_.wait(size());
             if (job_.empty()) return;
-            members_[static_cast<std::size_t>(thread)].behind().run(job_);
+            try {
+                members_[static_cast<std::size_t>(thread)].behind().run(job_);
+            } catch (...) { // run tells the caller
+            }
+            between_.wait(size());
         }
     }
 

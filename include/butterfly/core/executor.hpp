@@ -24,7 +24,8 @@ namespace butterfly {
 
 namespace detail {
 
-/// Some tens of cycles for who spins, which leave the core to another thread of it where there is one.
+/// Some tens of cycles (140 on some CPUs) for who spins, which leave the core to another thread of it where there is
+/// one.
 inline void pause() noexcept {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
