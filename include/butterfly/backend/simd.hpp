@@ -54,7 +54,7 @@ template <class Isa>
         if (c.stream) continue;
         tile_unit const& unit = unit_of<Isa>(p);
         bool const masked     = static_cast<bool>(p.options.mask.data);
-        most = std::max(most, tile_scratch::bytes(unit, most_rows(p, c, unit), dk, dv, masked, c.spanned));
+        most = std::max(most, tile_scratch::bytes(unit, {most_rows(p, c, unit), dk, dv, masked, c.spanned}));
     }
     return most;
 }

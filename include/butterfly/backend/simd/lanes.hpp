@@ -55,6 +55,12 @@ template <class Isa, class T>
     return column < columns ? __m512(load_part<Isa>(row + column, columns - column)) : _mm512_setzero_ps();
 }
 
+/// Where sixteen rows of a tensor begin.
+template <class T>
+void place(tensor_ref const& t, T* elements, row_place const* rows, T** places) noexcept {
+    for (int i = 0; i < 16; ++i) places[i] = elements + rows[i].head * t.strides.head + rows[i].token * t.strides.token;
+}
+
 /// out[c][i] = row i, column c (or columns 2c and 2c + 1) of sixteen rows.
 template <class Isa, int Pairs, class T>
 void rows_to_lanes(T const* const* rows, index_t columns, std::uint32_t* out, index_t out_stride) noexcept {
@@ -128,8 +134,7 @@ void load_lanes(tensor_ref const& t,
         if (count == 16)
             return with_elements(t, [&]<class T>(T const* elements) noexcept {
                 T const* places[16];
-                for (int i = 0; i < 16; ++i)
-                    places[i] = elements + rows[i].head * t.strides.head + rows[i].token * t.strides.token;
+                block::place(t, elements, rows, places);
                 pairs == 1 ? block::rows_to_lanes<Isa, 1>(places, columns, out, out_stride)
                            : block::rows_to_lanes<Isa, 2>(places, columns, out, out_stride);
             });
@@ -164,8 +169,7 @@ void store_lanes(tensor_ref const& t,
         if (count == 16 && columns % 16 == 0)
             return with_elements(t, [&]<class T>(T* elements) noexcept {
                 T* places[16];
-                for (int i = 0; i < 16; ++i)
-                    places[i] = elements + rows[i].head * t.strides.head + rows[i].token * t.strides.token;
+                block::place(t, elements, rows, places);
                 block::lanes_to_rows(in, in_stride, columns, factor, places);
             });
 #endif

@@ -45,7 +45,7 @@ public:
     tile_attention(problem const& p, cut const& c, item const& i, std::byte* memory) noexcept
         : p_(p), i_(i), unit_(unit_of<Isa>(p)), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
           masked_(static_cast<bool>(p.options.mask.data)), adjusted_(is_adjusted(p)), spanned_(c.spanned),
-          at_(unit_, i.rows(), dk_, dv_, masked_, spanned_, memory), to_(part_at(at_.part)) {}
+          at_(unit_, {i.rows(), dk_, dv_, masked_, spanned_}, memory), to_(part_at(at_.part)) {}
 
     /// `next`: the item whose queries this thread will probably read next.
     void run(item const& next = {}) noexcept {

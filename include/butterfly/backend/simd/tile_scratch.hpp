@@ -13,6 +13,14 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
+/// What an item's memory is for.
+struct tile_extent {
+    index_t rows;   // of the item, or of the largest one
+    index_t dk, dv; // columns of keys and of values
+    bool masked;    // there is an additive mask
+    bool spanned;   // keys are walked in spans
+};
+
 /// One thread's memory of the tile class.
 struct tile_scratch {
     std::uint32_t* queries; // [strips][head_dim or pairs of it][strip]
@@ -29,22 +37,12 @@ struct tile_scratch {
     float* mask;            // [rows][tile_slots]: the additive mask of a tile
     float* rows;            // [rows_at_once][head_dim]: rows on their way in and out
 
-    /// `row_count`: of the largest item.
-    [[nodiscard]] static index_t
-    bytes(tile_unit const& unit, index_t row_count, index_t dk, index_t dv, bool masked, bool spanned) noexcept {
+    [[nodiscard]] static index_t bytes(tile_unit const& unit, tile_extent const& e) noexcept {
         tile_scratch nothing;
-        return nothing.carve(unit, row_count, dk, dv, masked, spanned, nullptr);
+        return nothing.carve(unit, e, nullptr);
     }
 
-    tile_scratch(tile_unit const& unit,
-                 index_t row_count,
-                 index_t dk,
-                 index_t dv,
-                 bool masked,
-                 bool spanned,
-                 std::byte* memory) noexcept {
-        carve(unit, row_count, dk, dv, masked, spanned, memory);
-    }
+    tile_scratch(tile_unit const& unit, tile_extent const& e, std::byte* memory) noexcept { carve(unit, e, memory); }
 
     /// Words of the queries of a strip.
     [[nodiscard]] static index_t query_words(tile_unit const& unit, index_t dk) noexcept {
@@ -55,26 +53,20 @@ private:
     tile_scratch() noexcept = default;
 
     /// Places the arrays; returns their bytes.
-    index_t carve(tile_unit const& unit,
-                  index_t row_count,
-                  index_t dk,
-                  index_t dv,
-                  bool masked,
-                  bool spanned,
-                  std::byte* memory) noexcept {
+    index_t carve(tile_unit const& unit, tile_extent const& e, std::byte* memory) noexcept {
         host::carver c(memory);
-        index_t const all    = tile_part::padded(unit, row_count);
+        index_t const all    = tile_part::padded(unit, e.rows);
         index_t const strips = all / unit.strip;
-        queries              = c.take<std::uint32_t>(strips * query_words(unit, dk));
-        keys                 = c.take<std::uint32_t>(operand_words(dk));
-        values               = c.take<std::uint32_t>(operand_words(dv));
+        queries              = c.take<std::uint32_t>(strips * query_words(unit, e.dk));
+        keys                 = c.take<std::uint32_t>(operand_words(e.dk));
+        values               = c.take<std::uint32_t>(operand_words(e.dv));
         scores               = c.take<float>(tile_slots * unit.strip);
-        part                 = c.take<std::byte>(tile_part::bytes(unit, all, dv));
-        total                = c.take<std::byte>(spanned ? tile_part::bytes(unit, all, dv) : 0);
+        part                 = c.take<std::byte>(tile_part::bytes(unit, all, e.dv));
+        total                = c.take<std::byte>(e.spanned ? tile_part::bytes(unit, all, e.dv) : 0);
         for (float** array : {&begin, &end, &slope, &position}) *array = c.take<float>(all);
         factor = c.take<float>(unit.strip);
-        rows   = c.take<float>(rows_at_once * std::max(dk, dv));
-        mask   = c.take<float>(masked ? all * tile_slots : 0);
+        rows   = c.take<float>(rows_at_once * std::max(e.dk, e.dv));
+        mask   = c.take<float>(e.masked ? all * tile_slots : 0);
         return c.taken();
     }
 };
