@@ -65,6 +65,7 @@ struct operands {
     std::vector<float> q, w;        // [rows][dk], [rows][tile_slots], zero outside [first, end)
     aligned<std::uint32_t> keys, values, queries, weights;
     aligned<float> scores, out;
+    std::vector<vec::fetch_queue::row> fetched;
 
     operands(vec::tile_unit const& u, index_t key_dim, index_t value_dim, int from, int to, int count, std::mt19937& g)
         : unit(u), dk(key_dim), dv(value_dim), first(from), end(to), rows(count),
@@ -135,9 +136,18 @@ struct operands {
         FAIL("too far from the sum in double");
     }
 
+    /// Rows for the products to fetch, most of them far from anything.
+    [[nodiscard]] vec::fetch_queue some_rows() {
+        auto const* const from = reinterpret_cast<std::byte const*>(k.data());
+        fetched.clear();
+        for (index_t i = 0; i < 40; ++i) fetched.push_back({from, (i % 3 - 1) * (index_t{1} << 40), 100});
+        return {fetched.data(), fetched.data() + fetched.size(), 3};
+    }
+
     void check_scores() {
+        vec::fetch_queue ahead = some_rows();
         unit.score(keys.data(), unit.key_stride != nullptr ? unit.key_stride(dk) : 0, first, end, dk, queries.data(),
-                   rows, scores.data());
+                   rows, ahead, scores.data());
         for (int r = 0; r < rows; ++r) {
             for (int j = first; j < end; ++j) {
                 double wanted = 0.0, size = 0.0;
@@ -156,14 +166,19 @@ struct operands {
         aligned<float> factor(unit.strip, 0.5F);
         std::vector<float> before;
         for (index_t i = 0; i < vec::column_rows(dv) * unit.strip; ++i) before.push_back(some(g));
-        for (bool const scaled : {false, true}) {
+        enum class sums { added, scaled, fresh };
+        for (sums const what : {sums::added, sums::scaled, sums::fresh}) {
+            bool const scaled = what == sums::scaled, fresh = what == sums::fresh;
+            vec::fetch_queue ahead = some_rows();
             std::copy(before.begin(), before.end(), out.data());
+            if (fresh) std::fill_n(out.data(), before.size(), std::numeric_limits<float>::quiet_NaN()); // not read
             unit.accumulate(values.data(), unit.value_stride != nullptr ? unit.value_stride(dv) : 0, first, end, dv,
-                            weights.data(), rows, scaled ? factor.data() : nullptr, out.data());
+                            weights.data(), rows, fresh, ahead, scaled || fresh ? factor.data() : nullptr, out.data());
             for (int r = 0; r < rows; ++r) {
                 for (index_t c = 0; c < dv; ++c) {
-                    double wanted = static_cast<double>(before[at(c, r, unit.strip)]) * (scaled ? 0.5 : 1.0);
-                    double size   = std::abs(wanted);
+                    double const kept = fresh ? 0.0 : scaled ? 0.5 : 1.0;
+                    double wanted     = static_cast<double>(before[at(c, r, unit.strip)]) * kept;
+                    double size       = std::abs(wanted);
                     for (int j = first; j < end; ++j) {
                         double const product =
                             static_cast<double>(w[at(r, j, bf::tile_slots)]) * static_cast<float>(v[at(j, c, dv)]);
@@ -171,7 +186,10 @@ struct operands {
                         size += std::abs(product);
                     }
                     expect_close(out.data()[c * unit.strip + r], wanted, 0x1p-22 * size,
-                                 scaled ? "column, rescaled" : "column", r, c);
+                                 fresh    ? "column, fresh"
+                                 : scaled ? "column, rescaled"
+                                          : "column",
+                                 r, c);
                 }
             }
         }

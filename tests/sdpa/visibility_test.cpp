@@ -275,3 +275,21 @@ TEST_CASE("where a key stands in its tile does not depend on who asks", "[sdpa]"
         REQUIRE(first % 100 % bf::tile_slots == 0);
     REQUIRE(firsts(routed, {.first = 299, .tokens = 1}) == std::vector<index_t>{0, 64, 100, 164, 200, 264});
 }
+
+TEST_CASE("a routed tile tells where the next one begins", "[sdpa]") {
+    bf::testing::detail::scattered_rule const few;
+    bf::visible::routed_blocks const blocks{bf::topology::make_row_source(few, {.heads = 1, .nodes = 40}), 100};
+    walked const w(100, 4000, {.q_position = 3900}, blocks);
+    bf::problem const p = w.bound.problem();
+    auto const& v       = p.pools[0].visibility;
+    bf::tile_cursor cursor;
+    bf::key_tile tile;
+    index_t after = -1;
+    int jumps     = 0;
+    while (v.next(v.state, p, 0, {.first = 0, .tokens = 100}, {0, bf::no_alignment}, cursor, tile)) {
+        if (after >= 0) REQUIRE(tile.first == after);
+        jumps += tile.after > tile.first + tile.count ? 1 : 0;
+        after = tile.after;
+    }
+    REQUIRE(jumps > 0);
+}

@@ -258,6 +258,8 @@ struct routed_blocks {
             if (tile.first >= stop) return false;
             tile.count           = static_cast<int>(stop - tile.first);
             cursor.next          = tile.first + tile.count;
+            bool const leaves    = stop == start + block_size && cursor.list_index + 1 < cursor.list_count;
+            tile.after           = leaves ? cursor.list[cursor.list_index + 1] * block_size : cursor.next;
             index_t const lowest = first_end(p, r, slots);
             if (lowest >= stop) return true;
 

@@ -224,11 +224,14 @@ void score(std::uint32_t const* keys,
            index_t head_dim,
            std::uint32_t const* queries,
            int rows,
+           fetch_queue& ahead,
            float* scores) noexcept {
     index_t const across = tiles_of(head_dim);
-    for (int j = first - first % side; j < end; j += 2 * side)
+    for (int j = first - first % side; j < end; j += 2 * side) {
+        ahead.fetch_some();
         multiply<Tiles>(keys + j / side * across * tile_words, across * tile_words, j + side<end, queries, rows> side,
                         across, false, scores + j * strip);
+    }
 }
 
 template <class Tiles>
@@ -239,16 +242,20 @@ void accumulate(std::uint32_t const* values,
                 index_t head_dim,
                 std::uint32_t const* weights,
                 int rows,
+                bool fresh,
+                fetch_queue& ahead,
                 float const* factor,
                 float* out) noexcept {
     constexpr index_t deep = tile_slots / depth;
     int const from = first / depth, depths = (end - 1) / depth + 1 - from;
-    if (factor != nullptr)
+    if (!fresh && factor != nullptr)
         for (index_t c = 0; c < head_dim; ++c)
             for (int r = 0; r < strip; ++r) out[c * strip + r] *= factor[r];
-    for (index_t c = 0; c < head_dim; c += 2 * side)
+    for (index_t c = 0; c < head_dim; c += 2 * side) {
+        ahead.fetch_some();
         multiply<Tiles>(values + (c / side * deep + from) * tile_words, deep * tile_words, true,
-                        weights + from * side * strip, rows > side, depths, true, out + c * strip);
+                        weights + from * side * strip, rows > side, depths, !fresh, out + c * strip);
+    }
 }
 
 template <class Tiles>

@@ -34,11 +34,12 @@ inline constexpr int lanes = 16, height = 8, vectors = 3, strip = vectors * lane
 }
 
 /// One register block; see fma_unit.hpp.
-template <int Vectors, bool AlongK, bool Load>
+template <int Vectors, bool AlongK>
 BUTTERFLY_DOT inline void multiply(std::uint32_t const* a,
                                    index_t stride,
                                    std::uint32_t const* b, // [count][strip]
                                    index_t count,
+                                   bool fresh,
                                    float const* factor,
                                    float* c) noexcept { // [height][strip]
     __m512 sum[height][Vectors];
@@ -46,8 +47,8 @@ BUTTERFLY_DOT inline void multiply(std::uint32_t const* a,
     for (int i = 0; i < height; ++i)
 #pragma GCC unroll 3
         for (int v = 0; v < Vectors; ++v)
-            sum[i][v] = Load ? _mm512_loadu_ps(c + i * strip + v * lanes) : _mm512_setzero_ps();
-    if (Load && factor != nullptr)
+            sum[i][v] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + i * strip + v * lanes);
+    if (!fresh && factor != nullptr)
 #pragma GCC unroll 8
         for (int i = 0; i < height; ++i)
 #pragma GCC unroll 3
@@ -116,10 +117,13 @@ BUTTERFLY_DOT void score_vectors(std::uint32_t const* keys,
                                  int end,
                                  index_t head_dim,
                                  std::uint32_t const* queries,
+                                 fetch_queue& ahead,
                                  float* scores) noexcept {
-    for (int j = first - first % height; j < end; j += height)
-        multiply<Vectors, true, false>(keys + j * stride, stride, queries, (head_dim + 1) / 2, nullptr,
-                                       scores + j * strip);
+    for (int j = first - first % height; j < end; j += height) {
+        ahead.fetch_some();
+        multiply<Vectors, true>(keys + j * stride, stride, queries, (head_dim + 1) / 2, true, nullptr,
+                                scores + j * strip);
+    }
 }
 
 template <int Vectors>
@@ -129,12 +133,16 @@ BUTTERFLY_DOT void accumulate_vectors(std::uint32_t const* values,
                                       int end,
                                       index_t head_dim,
                                       std::uint32_t const* weights,
+                                      bool fresh,
+                                      fetch_queue& ahead,
                                       float const* factor,
                                       float* out) noexcept {
     int const from = first / 2, count = (end + 1) / 2 - from;
-    for (index_t c = 0; c < head_dim; c += height)
-        multiply<Vectors, false, true>(values + from * stride + c, stride, weights + from * strip, count, factor,
-                                       out + c * strip);
+    for (index_t c = 0; c < head_dim; c += height) {
+        ahead.fetch_some();
+        multiply<Vectors, false>(values + from * stride + c, stride, weights + from * strip, count, fresh, factor,
+                                 out + c * strip);
+    }
 }
 
 inline void score(std::uint32_t const* keys,
@@ -144,10 +152,11 @@ inline void score(std::uint32_t const* keys,
                   index_t head_dim,
                   std::uint32_t const* queries,
                   int rows,
+                  fetch_queue& ahead,
                   float* scores) noexcept {
-    if (rows <= lanes) return score_vectors<1>(keys, stride, first, end, head_dim, queries, scores);
-    if (rows <= 2 * lanes) return score_vectors<2>(keys, stride, first, end, head_dim, queries, scores);
-    score_vectors<3>(keys, stride, first, end, head_dim, queries, scores);
+    if (rows <= lanes) return score_vectors<1>(keys, stride, first, end, head_dim, queries, ahead, scores);
+    if (rows <= 2 * lanes) return score_vectors<2>(keys, stride, first, end, head_dim, queries, ahead, scores);
+    score_vectors<3>(keys, stride, first, end, head_dim, queries, ahead, scores);
 }
 
 inline void accumulate(std::uint32_t const* values,
@@ -157,11 +166,15 @@ inline void accumulate(std::uint32_t const* values,
                        index_t head_dim,
                        std::uint32_t const* weights,
                        int rows,
+                       bool fresh,
+                       fetch_queue& ahead,
                        float const* factor,
                        float* out) noexcept {
-    if (rows <= lanes) return accumulate_vectors<1>(values, stride, first, end, head_dim, weights, factor, out);
-    if (rows <= 2 * lanes) return accumulate_vectors<2>(values, stride, first, end, head_dim, weights, factor, out);
-    accumulate_vectors<3>(values, stride, first, end, head_dim, weights, factor, out);
+    if (rows <= lanes)
+        return accumulate_vectors<1>(values, stride, first, end, head_dim, weights, fresh, ahead, factor, out);
+    if (rows <= 2 * lanes)
+        return accumulate_vectors<2>(values, stride, first, end, head_dim, weights, fresh, ahead, factor, out);
+    accumulate_vectors<3>(values, stride, first, end, head_dim, weights, fresh, ahead, factor, out);
 }
 
 } // namespace dot

@@ -22,12 +22,13 @@ inline namespace BUTTERFLY_ISA_NAMESPACE {
 namespace block {
 
 /// One register block of C: [Isa::block_height][Vectors * lanes]. A[i][k] stands at a[i * stride + k] where AlongK, at
-/// a[k * stride + i] where not. Load: whether C is read first, times factor where there is one.
-template <class Isa, int Vectors, bool AlongK, bool Load>
+/// a[k * stride + i] where not. C is read first, times factor where there is one, unless `fresh`.
+template <class Isa, int Vectors, bool AlongK>
 inline void multiply(float const* a,
                      index_t stride,
                      float const* b, // [count][strip]
                      index_t count,
+                     bool fresh,
                      float const* factor,
                      float* c) noexcept { // [block_height][strip]
     constexpr index_t strip = strip_rows<Isa>;
@@ -35,8 +36,8 @@ inline void multiply(float const* a,
     f32<Isa> sum[height][Vectors];
     for (int i = 0; i < height; ++i)
         for (int v = 0; v < Vectors; ++v)
-            sum[i][v] = Load ? load_as<Isa>(c + i * strip + v * lanes<Isa>) : f32<Isa>(0.0F);
-    if (Load && factor != nullptr)
+            sum[i][v] = fresh ? f32<Isa>(0.0F) : load_as<Isa>(c + i * strip + v * lanes<Isa>);
+    if (!fresh && factor != nullptr)
         for (int i = 0; i < height; ++i)
             for (int v = 0; v < Vectors; ++v) sum[i][v] = sum[i][v] * load_as<Isa>(factor + v * lanes<Isa>);
     for (index_t k = 0; k < count; ++k) {
@@ -72,13 +73,16 @@ void fma_score(std::uint32_t const* keys,
                index_t head_dim,
                std::uint32_t const* queries,
                int rows,
+               fetch_queue& ahead,
                float* scores) noexcept {
     auto const* const a = reinterpret_cast<float const*>(keys);
     auto const* const b = reinterpret_cast<float const*>(queries);
     block::with_constant<Isa::strip_vectors>((rows + lanes<Isa> - 1) / lanes<Isa>, [&](auto vectors) {
-        for (int j = first - first % Isa::block_height; j < end; j += Isa::block_height)
-            block::multiply<Isa, decltype(vectors)::value, true, false>(a + j * key_stride, key_stride, b, head_dim,
-                                                                        nullptr, scores + j * strip_rows<Isa>);
+        for (int j = first - first % Isa::block_height; j < end; j += Isa::block_height) {
+            ahead.fetch_some();
+            block::multiply<Isa, decltype(vectors)::value, true>(a + j * key_stride, key_stride, b, head_dim, true,
+                                                                 nullptr, scores + j * strip_rows<Isa>);
+        }
     });
 }
 
@@ -91,14 +95,18 @@ void fma_accumulate(std::uint32_t const* values,
                     index_t head_dim,
                     std::uint32_t const* weights,
                     int rows,
+                    bool fresh,
+                    fetch_queue& ahead,
                     float const* factor,
                     float* out) noexcept {
     auto const* const a = reinterpret_cast<float const*>(values) + first * stride;
     auto const* const b = reinterpret_cast<float const*>(weights) + first * strip_rows<Isa>;
     block::with_constant<Isa::strip_vectors>((rows + lanes<Isa> - 1) / lanes<Isa>, [&](auto vectors) {
-        for (index_t c = 0; c < head_dim; c += Isa::block_height)
-            block::multiply<Isa, decltype(vectors)::value, false, true>(a + c, stride, b, end - first, factor,
-                                                                        out + c * strip_rows<Isa>);
+        for (index_t c = 0; c < head_dim; c += Isa::block_height) {
+            ahead.fetch_some();
+            block::multiply<Isa, decltype(vectors)::value, false>(a + c, stride, b, end - first, fresh, factor,
+                                                                  out + c * strip_rows<Isa>);
+        }
     });
 }
 

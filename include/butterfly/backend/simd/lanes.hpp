@@ -18,6 +18,9 @@
 #include <butterfly/backend/simd/rows.hpp>
 #include <butterfly/backend/simd/transpose.hpp>
 
+#include <algorithm>
+#include <type_traits>
+
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
@@ -48,11 +51,26 @@ namespace block {
     return _mm512_permutex2var_epi16(bf16_rounded(low), upper, bf16_rounded(high));
 }
 
-/// Sixteen columns of a row from `column` on as floats, zeros beyond its end.
-template <class Isa, class T>
-[[gnu::always_inline]] inline __m512 columns_of(T const* row, index_t column, index_t columns) noexcept {
-    if (columns - column >= 16) return load_as<Isa>(row + column);
-    return column < columns ? __m512(load_part<Isa>(row + column, columns - column)) : _mm512_setzero_ps();
+/// Sixteen elements as floats, zeros where they are not `here`, of which nothing is read.
+[[gnu::always_inline]] inline __m512 load_16(float const* from, __mmask16 here) noexcept {
+    return _mm512_maskz_loadu_ps(here, from);
+}
+[[gnu::always_inline]] inline __m512 load_16(float16 const* from, __mmask16 here) noexcept {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(here, from));
+}
+[[gnu::always_inline]] inline __m512 load_16(bfloat16 const* from, __mmask16 here) noexcept {
+    __m512i const bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(here, from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+/// 32 elements as pairs of bf16, likewise.
+template <class T>
+[[gnu::always_inline]] inline __m512i load_pairs(T const* from, __mmask32 here) noexcept {
+    if constexpr (std::is_same_v<T, bfloat16>)
+        return _mm512_maskz_loadu_epi16(here, from);
+    else
+        return bf16_words(load_16(from, static_cast<__mmask16>(here)),
+                          load_16(from + 16, static_cast<__mmask16>(here >> 16)));
 }
 
 /// Where sixteen rows of a tensor begin.
@@ -62,16 +80,18 @@ void place(tensor_ref const& t, T* elements, row_place const* rows, T** places) 
 }
 
 /// out[c][i] = row i, column c (or columns 2c and 2c + 1) of sixteen rows.
-template <class Isa, int Pairs, class T>
+template <int Pairs, class T>
 void rows_to_lanes(T const* const* rows, index_t columns, std::uint32_t* out, index_t out_stride) noexcept {
     for (index_t c = 0; c < columns; c += 16 * Pairs) {
+        index_t const left = std::min<index_t>(columns - c, 16 * Pairs);
+        auto const here    = static_cast<__mmask32>((std::uint64_t{1} << left) - 1);
         __m512i block[16];
 #pragma GCC unroll 16
         for (int i = 0; i < 16; ++i) {
             if constexpr (Pairs == 1)
-                block[i] = _mm512_castps_si512(columns_of<Isa>(rows[i], c, columns));
+                block[i] = _mm512_castps_si512(load_16(rows[i] + c, static_cast<__mmask16>(here)));
             else
-                block[i] = bf16_words(columns_of<Isa>(rows[i], c, columns), columns_of<Isa>(rows[i], c + 16, columns));
+                block[i] = load_pairs(rows[i] + c, here);
         }
         transpose_16(block);
 #pragma GCC unroll 16
@@ -135,8 +155,8 @@ void load_lanes(tensor_ref const& t,
             return with_elements(t, [&]<class T>(T const* elements) noexcept {
                 T const* places[16];
                 block::place(t, elements, rows, places);
-                pairs == 1 ? block::rows_to_lanes<Isa, 1>(places, columns, out, out_stride)
-                           : block::rows_to_lanes<Isa, 2>(places, columns, out, out_stride);
+                pairs == 1 ? block::rows_to_lanes<1>(places, columns, out, out_stride)
+                           : block::rows_to_lanes<2>(places, columns, out, out_stride);
             });
 #endif
     for (int i = 0; i < count; ++i) load_row<Isa>(t, rows[i].head, rows[i].token, floats + i * columns);

@@ -18,9 +18,11 @@
 //
 // What it brought (Zen 5, 4096 tokens, head_dim 128, one thread, in turns): base 2 with slack and its numbers in
 // registers 1.06 to 1.11, rows read in place 1.02 to 1.04, the next tile fetched 1.05 to 1.10; where rows have 130
-// keys, q and out fetched 1.05 to 1.09, a few rows of them between the products as well 1.00 to 1.05, moved in and out
-// of lanes through registers (lanes.hpp) 1.06 to 1.09. Rejected: keys in lanes (fma_unit.hpp); all rows of a strip
-// fetched at once between the products, which wait for them: nothing gained.
+// keys, q and out fetched 1.05 to 1.09, moved in and out of lanes through registers (lanes.hpp) 1.06 to 1.09, fetched
+// by the register blocks of the products (fetch_queue) 1.02 to 1.06, and sums that begin without being cleared 1.01;
+// in routed blocks of 16384 tokens, the tile fetched that does come next, 1.02 to 1.04. Rejected: keys in lanes
+// (fma_unit.hpp); rows fetched between the products, which wait for them; the next item's first tile fetched, items of
+// 528 rows, register blocks twice as high where a strip has one vector: nothing gained.
 
 #include <butterfly/backend/simd/item.hpp>
 #include <butterfly/backend/simd/lanes.hpp>
@@ -81,6 +83,10 @@ private:
     /// Binary digits by which a maximum may grow before its row is rescaled.
     static constexpr float slack = 8.0F;
 
+    /// Rows of outputs and queries that are fetched with the products of one strip: those of an item that sees as few
+    /// as two tiles, and of the next one.
+    static constexpr int rows_ahead = 36;
+
     /// What a score times is a logit.
     [[nodiscard]] float unit_of_scores() const noexcept { return adjusted_ ? 1.0F : p_.options.scale; }
     [[nodiscard]] int strip() const noexcept { return unit_.strip; }
@@ -97,7 +103,7 @@ private:
     }
     [[nodiscard]] tile_part part_at(std::byte* memory) const noexcept { return {unit_, i_.rows(), dv_, memory}; }
 
-    void clear(tile_part const& part) const noexcept { part.clear(unit_, i_.rows(), dv_); }
+    void clear(tile_part const& part) const noexcept { part.clear(unit_, i_.rows()); }
 
     /// Queries into lanes, and what else is of the item.
     void load_item() noexcept {
@@ -113,7 +119,7 @@ private:
                 int const count = std::min(rows_at_once, rows_in(s) - r);
                 fetch_rows(p_.q, s * strip() + r + count);
                 row_place places[rows_at_once];
-                place_rows(s * strip() + r, count, places);
+                place_rows(i_, s * strip() + r, count, places);
                 load_lanes<Isa>(p_.q, places, count, unit_.pairs, at_.rows, at_.keys, queries(s) + r, strip());
             }
 
@@ -125,9 +131,17 @@ private:
         }
     }
 
-    /// Where rows [first, first + count) of the item stand in a tensor.
-    void place_rows(int first, int count, row_place* places) const noexcept {
-        for (int i = 0; i < count; ++i) places[i] = {head(first + i), token(first + i)};
+    /// Where rows [first, first + count) of an item stand in a tensor.
+    static void place_rows(item const& i, int first, int count, row_place* places) noexcept {
+        if (count <= 0) return;
+        int head = first % i.heads, token = first / i.heads;
+        for (int n = 0; n < count; ++n) {
+            places[n] = {i.head + head, i.first + token};
+            if (++head == i.heads) {
+                head = 0;
+                ++token;
+            }
+        }
     }
 
     /// What the rows see of `slots` of a pool.
@@ -136,10 +150,8 @@ private:
         row_tile const rows  = rows_of(p_, pool, i_, true);
         tile_cursor cursor;
         key_tile tile;
-        while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile)) {
-            *to_.seen = true;
+        while (pool.visibility.next(pool.visibility.state, p_, pool_index, rows, slots, cursor, tile))
             visit(pool, tile);
-        }
     }
 
     void visit(pool_ref const& pool, key_tile const& tile) noexcept {
@@ -161,16 +173,15 @@ private:
         std::uint64_t const broken = broken_keys(values_packed, rows, first, end);
         if (broken != 0) values_packed = pack_without(broken, pool.values, rows, first, end);
 
+        run_ahead_ = 0;
         if (unit_.start != nullptr) unit_.start(); // here, since visibilities are not the library's code
         for (int s = 0; s < strips(); ++s) {
             strip_keys keys = keys_of(tile, weightless, s);
-            fetch_next(pool, tile, key_rows, rows, s);
             if (keys.first >= keys.end) continue;
-            fetch_ahead();
-            keys.to_base_2 = unit_of_scores() * std::numbers::log2e_v<float>;
-            unit_.score(keys_packed.words, keys_packed.stride, keys.first, keys.end, dk_, queries(s), rows_in(s),
+            fetch_queue ahead = fetch_ahead(pool, tile, key_rows, rows, s);
+            keys.to_base_2    = unit_of_scores() * std::numbers::log2e_v<float>;
+            unit_.score(keys_packed.words, keys_packed.stride, keys.first, keys.end, dk_, queries(s), rows_in(s), ahead,
                         at_.scores);
-            fetch_ahead();
             if (adjusted_)
                 adjust(pool, tile, s, keys);
             else if (tile.bias != nullptr)
@@ -183,10 +194,11 @@ private:
             bool rescale   = false;
             bool const any = unit_.pairs == 1 ? soften<1>(s, keys, rescale) : soften<2>(s, keys, rescale);
             if (!any && broken == 0) continue;
-            fetch_ahead();
             float const* const factor = rescale ? at_.factor : nullptr;
             unit_.accumulate(values_packed.words, values_packed.stride, keys.first, keys.end, dv_, weights(),
-                             rows_in(s), factor, out(to_, s));
+                             rows_in(s), to_.fresh[s], ahead, factor, out(to_, s));
+            ahead.fetch_rest();
+            to_.fresh[s] = false;
             if (broken != 0) add_broken(broken, pool.values, rows, tile, weightless, s, keys);
         }
         if (unit_.stop != nullptr) unit_.stop();
@@ -240,38 +252,52 @@ private:
                reinterpret_cast<std::uintptr_t>(rows[0]) % 4 == 0;
     }
 
-    /// Fetches a strip's part of the rows after a run: what is packed next, if it comes next.
-    [[gnu::always_inline]] void fetch_next(pool_ref const& pool,
-                                           key_tile const& tile,
-                                           std::byte const* const* keys,
-                                           std::byte const* const* values,
-                                           int s) const noexcept {
-        if (tile.slots != nullptr || pool.keys.pages || pool.values.pages) return;
-        index_t const key_stride = pool.keys.slot_stride, value_stride = pool.values.slot_stride;
-        for (int j = tile.count * s / strips(); j < tile.count * (s + 1) / strips(); ++j) {
-            fetch(keys[j], tile.count * key_stride, row_bytes(pool.keys, dk_));
-            fetch(values[j], tile.count * value_stride, row_bytes(pool.values, dv_));
+    /// What the products of a strip fetch: its part of the next run, which is packed next, then some rows of this
+    /// item's outputs, then of the next item's queries.
+    [[nodiscard]] fetch_queue fetch_ahead(pool_ref const& pool,
+                                          key_tile const& tile,
+                                          std::byte const* const* keys,
+                                          std::byte const* const* values,
+                                          int s) noexcept {
+        constexpr int blocks = 16; // that products of a whole tile have at least, of vectors
+        fetch_queue::row* to = ahead_rows_;
+        if (tile.slots == nullptr && !pool.keys.pages && !pool.values.pages) {
+            index_t const skip      = tile.after < 0 ? tile.count : tile.after - tile.first;
+            index_t const key_bytes = row_bytes(pool.keys, dk_), value_bytes = row_bytes(pool.values, dv_);
+            for (; run_ahead_ < tile.count * (s + 1) / strips(); ++run_ahead_) {
+                *to++ = {keys[run_ahead_], skip * pool.keys.slot_stride, key_bytes};
+                *to++ = {values[run_ahead_], skip * pool.values.slot_stride, value_bytes};
+            }
         }
+        if (!spanned_) {
+            int const own   = std::clamp(i_.rows() - ahead_, 0, rows_ahead);
+            int const other = std::min(rows_ahead - own, i_.rows() + next_.rows() - ahead_ - own);
+            to              = list_rows(p_.out, i_, ahead_, own, to);
+            to              = list_rows(p_.q, next_, ahead_ + own - i_.rows(), other, to);
+            ahead_ += own + other;
+        }
+        return {ahead_rows_, to, static_cast<int>(to - ahead_rows_ + blocks - 1) / blocks};
     }
 
-    template <int Level>
-    [[gnu::always_inline]] static void fetch_row(tensor_ref const& t, item const& i, int row) noexcept {
-        index_t const size = size_of(t.type);
-        index_t const at   = (i.head + row % i.heads) * t.strides.head + (i.first + row / i.heads) * t.strides.token;
-        fetch<Level>(host_pointer<std::byte const>(t.memory), at * size, t.shape.head_dim * size);
+    static fetch_queue::row*
+    list_rows(tensor_ref const& t, item const& i, int first, int count, fetch_queue::row* to) noexcept {
+        row_place places[rows_ahead];
+        place_rows(i, first, count, places);
+        for (int n = 0; n < count; ++n) *to++ = {row_address(t, places[n]), 0, t.shape.head_dim * size_of(t.type)};
+        return to;
+    }
+
+    [[nodiscard]] static std::byte const* row_address(tensor_ref const& t, row_place const& at) noexcept {
+        index_t const element = at.head * t.strides.head + at.token * t.strides.token;
+        return host_pointer<std::byte const>(t.memory) + element * size_of(t.type);
     }
 
     /// Fetches rows of a tensor that are read or written next, from the item's row `first` on.
     [[gnu::always_inline]] void fetch_rows(tensor_ref const& t, int first) const noexcept {
-        for (int r = first; r < std::min(first + rows_at_once, i_.rows()); ++r) fetch_row<3>(t, i_, r);
-    }
-
-    /// Between the products: fetches some rows of this item's outputs, then of the next item's queries.
-    [[gnu::always_inline]] void fetch_ahead() noexcept {
-        constexpr int some = 6; // more at once keep the products waiting
-        if (spanned_) return;
-        for (int n = 0; n < some && ahead_ < i_.rows() + next_.rows(); ++n, ++ahead_)
-            ahead_ < i_.rows() ? fetch_row<2>(p_.out, i_, ahead_) : fetch_row<2>(p_.q, next_, ahead_ - i_.rows());
+        int const count = std::min(rows_at_once, i_.rows() - first);
+        row_place places[rows_at_once];
+        place_rows(i_, first, count, places);
+        for (int n = 0; n < count; ++n) fetch(row_address(t, places[n]), 0, t.shape.head_dim * size_of(t.type));
     }
 
     /// What a strip sees of a tile.
@@ -455,12 +481,13 @@ private:
     void finish(tile_part const& from) noexcept {
         auto* const lse         = host_pointer<float>(p_.options.lse);
         auto const* const sinks = host_pointer<float const>(p_.options.sink_logits);
-        for (int s = 0; s < strips(); ++s)
+        for (int s = 0; s < strips(); ++s) {
+            float const* const out = from.settled_out(unit_, s, dv_);
             for (int first = 0; first < rows_in(s); first += rows_at_once) {
                 int const count = std::min(rows_at_once, rows_in(s) - first);
                 fetch_rows(p_.out, s * strip() + first + count);
                 row_place places[rows_at_once];
-                place_rows(s * strip() + first, count, places);
+                place_rows(i_, s * strip() + first, count, places);
                 float factor[rows_at_once] = {};
                 for (int i = 0; i < count; ++i) {
                     int const r       = s * strip() + first + i;
@@ -470,8 +497,9 @@ private:
                     float const rescale = sinks != nullptr ? state.push(sinks[h]) : 1.0F;
                     factor[i]           = state.empty() ? 0.0F : rescale / state.sum;
                 }
-                store_lanes<Isa>(p_.out, places, count, out(from, s) + first, strip(), factor, at_.rows);
+                store_lanes<Isa>(p_.out, places, count, out + first, strip(), factor, at_.rows);
             }
+        }
     }
 
     problem const& p_;
@@ -485,8 +513,10 @@ private:
     tile_scratch at_;
     tile_part to_; // where sums go
     item next_{};
-    int ahead_   = 0;     // rows of out and of the next queries that were fetched
-    bool loaded_ = false; // queries are in lanes
+    bool loaded_   = false; // queries are in lanes
+    int ahead_     = 0;     // rows of out and of the next queries that were fetched
+    int run_ahead_ = 0;     // rows of the next run that were
+    fetch_queue::row ahead_rows_[2 * tile_slots + rows_ahead];
 };
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

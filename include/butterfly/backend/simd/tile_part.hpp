@@ -18,7 +18,7 @@ struct tile_part {
     float* base; // [rows]: weights are 2^(c (s - base))
     float* sum;  // [rows]
     float* out;  // [strips][columns][strip]
-    bool* seen;  // [1]: whether there was a key tile; without one all is as it was cleared
+    bool* fresh; // [strips]: nothing was added yet, and `out` means nothing
 
     /// Rows of whole strips.
     [[nodiscard]] static index_t padded(tile_unit const& unit, index_t rows) noexcept {
@@ -28,7 +28,7 @@ struct tile_part {
     [[nodiscard]] static index_t bytes(tile_unit const& unit, index_t rows, index_t dv) noexcept {
         index_t const all = padded(unit, rows);
         return 2 * host::scratch_bytes<float>(all) + host::scratch_bytes<float>(all * column_rows(dv)) +
-               host::scratch_bytes<bool>(1);
+               host::scratch_bytes<bool>(all / unit.strip);
     }
 
     tile_part(tile_unit const& unit, index_t rows, index_t dv, std::byte* memory) noexcept {
@@ -37,15 +37,23 @@ struct tile_part {
         base              = c.take<float>(all);
         sum               = c.take<float>(all);
         out               = c.take<float>(all * column_rows(dv));
-        seen              = c.take<bool>(1);
+        fresh             = c.take<bool>(all / unit.strip);
     }
 
-    void clear(tile_unit const& unit, index_t rows, index_t dv) const noexcept {
+    void clear(tile_unit const& unit, index_t rows) const noexcept {
         index_t const all = padded(unit, rows);
-        std::fill_n(out, all * column_rows(dv), 0.0F);
         std::fill_n(base, all, minus_infinity);
         std::fill_n(sum, all, 0.0F);
-        *seen = false;
+        std::fill_n(fresh, all / unit.strip, true);
+    }
+
+    /// Outputs of a strip, zeros where nothing was added.
+    [[nodiscard]] float* settled_out(tile_unit const& unit, index_t strip, index_t dv) const noexcept {
+        index_t const size = unit.strip * column_rows(dv);
+        float* const at    = out + strip * size;
+        if (fresh[strip]) std::fill_n(at, size, 0.0F);
+        fresh[strip] = false;
+        return at;
     }
 };
 
@@ -59,8 +67,10 @@ void merge_parts(tile_unit const& unit,
                  tile_part const& part,
                  float to_base_2) noexcept {
     using vector = f32<Isa>;
-    if (!*part.seen) return;
-    for (int s = 0; s < rows; s += unit.strip)
+    for (int s = 0; s < rows; s += unit.strip) {
+        if (part.fresh[s / unit.strip]) continue;
+        float* const out            = total.settled_out(unit, s / unit.strip, dv);
+        float const* const more_out = part.out + s * column_rows(dv);
         for (int r = s; r < std::min(s + unit.strip, rows); r += lanes<Isa>) {
             vector const a = load_as<Isa>(total.base + r), b = load_as<Isa>(part.base + r);
             vector const top  = xsimd::max(a, b);
@@ -73,9 +83,9 @@ void merge_parts(tile_unit const& unit,
             };
             top.store_unaligned(total.base + r);
             merge(total.sum + r, part.sum + r);
-            index_t const at = s * column_rows(dv) + r - s;
-            for (index_t d = 0; d < dv; ++d) merge(total.out + at + d * unit.strip, part.out + at + d * unit.strip);
+            for (index_t d = 0; d < dv; ++d) merge(out + d * unit.strip + r - s, more_out + d * unit.strip + r - s);
         }
+    }
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

@@ -11,6 +11,7 @@
 // so the softmax between them has no horizontal step, and a rescaled row is a lane. A unit is a table of functions for
 // one kind of operand. Operands stand in 32-bit words along k: one f32, or two neighbouring bf16.
 
+#include <butterfly/backend/simd/batch.hpp>
 #include <butterfly/backend/simd/isa.hpp>
 #include <butterfly/core/index.hpp>
 #include <butterfly/sdpa/problem.hpp>
@@ -19,6 +20,26 @@
 #include <cstdint>
 
 namespace butterfly::backend::vec {
+
+/// Rows that will be read or written soon. A unit fetches some of them into the second cache before each register
+/// block: the block's products hide them, and those of all blocks at once would wait for memory.
+struct fetch_queue {
+    struct row {
+        std::byte const* from;
+        index_t skip; // bytes from there to the row, which may be beyond what is there
+        index_t bytes;
+    };
+    row const* next = nullptr;
+    row const* end  = nullptr;
+    int at_once     = 0; // rows before a block
+
+    [[gnu::always_inline]] void fetch_some() noexcept {
+        for (int i = 0; i < at_once && next != end; ++i, ++next) fetch<2>(next->from, next->skip, next->bytes);
+    }
+    [[gnu::always_inline]] void fetch_rest() noexcept {
+        for (; next != end; ++next) fetch<2>(next->from, next->skip, next->bytes);
+    }
+};
 
 /// Functions and shapes of one unit. What is not packed in tiles has a stride, and is read in place where its rows are
 /// of the unit's own kind. Ranges of keys are [first, end) within a tile of tile_slots.
@@ -51,8 +72,9 @@ struct tile_unit {
                   index_t head_dim,
                   std::uint32_t const* queries,
                   int rows,
+                  fetch_queue& ahead,
                   float* scores) noexcept;
-    /// out[column][strip] = out * factor + sum over keys. factor: [strip]; null: 1.
+    /// out[column][strip] = out * factor + sum over keys, or, where `fresh`, the sum alone. factor: [strip]; null: 1.
     void (*accumulate)(std::uint32_t const* values,
                        index_t value_stride,
                        int first,
@@ -60,6 +82,8 @@ struct tile_unit {
                        index_t head_dim,
                        std::uint32_t const* weights,
                        int rows,
+                       bool fresh,
+                       fetch_queue& ahead,
                        float const* factor,
                        float* out) noexcept;
 };
