@@ -12,7 +12,7 @@
 // memory, with the same bits (a NaN's payload aside).
 //
 // Where rows have 200 keys (blocks of 128 at density 0.1, head_dim 128, bf16, Zen 5) both took 18 % of the time through
-// memory, and take 10 % so, with their rows fetched between the products (tile_class.hpp). Rejected: bf16 by
+// memory, and take 8 % so, with their rows fetched during the products (tile_class.hpp). Rejected: bf16 by
 // vcvtne2ps2bf16, which flushes subnormals and which not all of AVX-512 has.
 
 #include <butterfly/backend/simd/rows.hpp>
