@@ -5,6 +5,7 @@
 #include <butterfly/testing/problem.hpp>
 
 #include "support/catch.hpp"
+#include "support/on_threads.hpp"
 #include "support/sweep.hpp"
 
 #include <algorithm>
@@ -140,14 +141,18 @@ struct operands {
     [[nodiscard]] vec::fetch_queue some_rows() {
         auto const* const from = reinterpret_cast<std::byte const*>(k.data());
         fetched.clear();
-        for (index_t i = 0; i < 40; ++i) fetched.push_back({from, (i % 3 - 1) * (index_t{1} << 40), 100});
+        for (index_t i = 0; i < 200; ++i) fetched.push_back({from, (i % 3 - 1) * (index_t{1} << 40), 100});
         return {fetched.data(), fetched.data() + fetched.size(), 3};
     }
 
     void check_scores() {
         vec::fetch_queue ahead = some_rows();
+        auto const* const row  = ahead.next;
         unit.score(keys.data(), unit.key_stride != nullptr ? unit.key_stride(dk) : 0, first, end, dk, queries.data(),
                    rows, ahead, scores.data());
+        index_t const blocks = bf::detail::ceil_div(end - first, unit.high);
+        REQUIRE(ahead.next - row >= 3 * blocks);
+        REQUIRE(ahead.next - row <= 3 * (blocks + 1)); // they begin at a multiple
         for (int r = 0; r < rows; ++r) {
             for (int j = first; j < end; ++j) {
                 double wanted = 0.0, size = 0.0;
@@ -172,8 +177,10 @@ struct operands {
             vec::fetch_queue ahead = some_rows();
             std::copy(before.begin(), before.end(), out.data());
             if (fresh) std::fill_n(out.data(), before.size(), std::numeric_limits<float>::quiet_NaN()); // not read
+            auto const* const row = ahead.next;
             unit.accumulate(values.data(), unit.value_stride != nullptr ? unit.value_stride(dv) : 0, first, end, dv,
                             weights.data(), rows, fresh, ahead, scaled || fresh ? factor.data() : nullptr, out.data());
+            REQUIRE(ahead.next - row == 3 * bf::detail::ceil_div(dv, unit.high));
             for (int r = 0; r < rows; ++r) {
                 for (index_t c = 0; c < dv; ++c) {
                     double const kept = fresh ? 0.0 : scaled ? 0.5 : 1.0;
@@ -267,9 +274,48 @@ TEST_CASE("what is not finite reaches exactly the rows that see it, by every uni
     }
 }
 
+TEST_CASE("NaN that all rows of a strip see outlives spans", "[backend]") {
+    namespace testing        = bf::testing;
+    constexpr index_t tokens = 3, heads = 64, dim = 40; // 192 rows of one kv head
+    auto const check = [&]<class T>(T, bf16_unit unit, index_t keys, int threads, int where) {
+        auto p = testing::make_problem<float, T>(
+            {.heads = heads, .kv_heads = 1, .tokens = tokens, .keys = keys, .head_dim = dim});
+        if (where == 0) p.k.at(0, keys - tokens, 3) = T(NAN); // the last span's only tile
+        if (where == 1)
+            for (index_t j = 0; j < keys; ++j) p.k.at(0, j, 3) = T(NAN);
+        if (where == 2)
+            for (index_t h = 0; h < heads; ++h)
+                for (index_t t = 0; t < tokens; ++t) p.q.at(h, t, 3) = NAN;
+        CAPTURE(sizeof(T), name_of(unit), keys, threads, where);
+        bf::attend_options const o{.q_position = keys - tokens, .lse = p.lse.data()};
+        bf::meeting barrier;
+        testing::on_threads(threads, [&](int thread) {
+            bf::share const part{.thread = thread, .threads = threads, .barrier = barrier};
+            bf::backend::simd<> const policy{.executor = part, .bf16 = unit};
+            bf::attend(policy, std::as_const(p.q).view(), p.out.view(), o,
+                       bf::pool(std::as_const(p.k).view(), std::as_const(p.v).view(), bf::visible::causal_prefix()));
+        });
+        index_t numbers = 0;
+        for (index_t h = 0; h < heads; ++h)
+            for (index_t t = 0; t < tokens; ++t)
+                for (float const x : p.out.view().row(h, t)) numbers += std::isnan(x) ? 0 : 1;
+        REQUIRE(numbers == 0);
+        REQUIRE(std::all_of(p.lse.begin(), p.lse.end(), [](float x) { return std::isnan(x); }));
+    };
+    for (index_t const keys : {200, 4100})
+        for (int const threads : {1, 3})
+            for (int where = 0; where < 3; ++where) {
+                check(float{}, bf16_unit::fma, keys, threads, where);
+                for (bf16_unit const unit : {bf16_unit::fma, bf16_unit::dot, bf16_unit::tile, bf16_unit::emulated})
+                    if (available(unit)) check(bf::bfloat16{}, unit, keys, threads, where);
+            }
+}
+
 TEST_CASE("a unit says what it is", "[backend]") {
     for (named_unit const u : units()) {
         CAPTURE(u.unit->name);
+        REQUIRE(bf::tile_slots % u.unit->high == 0);
+        REQUIRE(vec::operand_step % u.unit->high == 0);
         REQUIRE(u.unit->strip % vec::lanes<isa> == 0);
         REQUIRE(u.unit->rows % u.unit->strip == 0);
         REQUIRE(bf::tile_slots % u.unit->key_step == 0);

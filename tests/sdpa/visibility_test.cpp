@@ -276,20 +276,32 @@ TEST_CASE("where a key stands in its tile does not depend on who asks", "[sdpa]"
     REQUIRE(firsts(routed, {.first = 299, .tokens = 1}) == std::vector<index_t>{0, 64, 100, 164, 200, 264});
 }
 
-TEST_CASE("a routed tile tells where the next one begins", "[sdpa]") {
+TEST_CASE("a routed tile tells where the next one begins, of the nodes read ahead", "[sdpa]") {
     bf::testing::detail::scattered_rule const few;
-    bf::visible::routed_blocks const blocks{bf::topology::make_row_source(few, {.heads = 1, .nodes = 40}), 100};
-    walked const w(100, 4000, {.q_position = 3900}, blocks);
-    bf::problem const p = w.bound.problem();
-    auto const& v       = p.pools[0].visibility;
-    bf::tile_cursor cursor;
-    bf::key_tile tile;
-    index_t after = -1;
-    int jumps     = 0;
-    while (v.next(v.state, p, 0, {.first = 0, .tokens = 100}, {0, bf::no_alignment}, cursor, tile)) {
-        if (after >= 0) REQUIRE(tile.first == after);
-        jumps += tile.after > tile.first + tile.count ? 1 : 0;
-        after = tile.after;
-    }
-    REQUIRE(jumps > 0);
+    bf::testing::detail::everything_rule const all;
+    auto const check = [&](auto const& rule, index_t nodes, index_t size, index_t most_untold) {
+        bf::visible::routed_blocks const blocks{bf::topology::make_row_source(rule, {.heads = 1, .nodes = nodes}),
+                                                size};
+        CAPTURE(nodes, size);
+        walked const w(size / 2, nodes * size, {.q_position = nodes * size - size}, blocks); // the last tile is clipped
+        bf::problem const p = w.bound.problem();
+        auto const& v       = p.pools[0].visibility;
+        int const tokens    = static_cast<int>(size / 2);
+        bf::tile_cursor cursor;
+        bf::key_tile tile;
+        index_t told = -1, untold = 0, jumps = 0;
+        while (v.next(v.state, p, 0, {.first = 0, .tokens = tokens}, {0, bf::no_alignment}, cursor, tile)) {
+            REQUIRE((told < 0 || tile.first == told));
+            bool const tells = tile.after != tile.first;
+            told             = tells ? tile.after : -1;
+            untold += tells ? 0 : 1;
+            jumps += tells && tile.after > tile.first + tile.count ? 1 : 0;
+        }
+        REQUIRE(told < 0); // the last one does not
+        REQUIRE(untold <= most_untold);
+        return jumps;
+    };
+    REQUIRE(check(few, 40, 100, 1) > 0);
+    REQUIRE(check(all, 40, 100, 1) == 0);
+    REQUIRE(check(all, 150, 40, 3) == 0); // 64 nodes are read at once
 }

@@ -106,7 +106,8 @@ struct key_tile {
     std::int32_t const* slots = nullptr; // a list of `count` slots instead of a run; null: a run
     std::uint64_t const* bits = nullptr; // [tokens]: bit j set where the token sees key j; null: all see all
     float const* bias         = nullptr; // [count], added to the logits of all rows; null: none
-    index_t after             = -1;      // a run: where the next tile probably begins; -1: not known
+    index_t after             = -1; // a run: slot where the next tile probably begins, to be fetched; `first`: none
+                                    // does; -1: not told, taken for first + count
 
     [[nodiscard]] index_t slot(int j) const noexcept { return slots != nullptr ? slots[j] : first + j; }
 };

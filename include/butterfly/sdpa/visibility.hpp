@@ -256,10 +256,13 @@ struct routed_blocks {
             tile.first           = std::max(anchor, span.first);
             index_t const stop   = std::min({anchor + tile_slots, start + block_size, end});
             if (tile.first >= stop) return false;
-            tile.count           = static_cast<int>(stop - tile.first);
-            cursor.next          = tile.first + tile.count;
-            bool const leaves    = stop == start + block_size && cursor.list_index + 1 < cursor.list_count;
-            tile.after           = leaves ? cursor.list[cursor.list_index + 1] * block_size : cursor.next;
+            tile.count  = static_cast<int>(stop - tile.first);
+            cursor.next = tile.first + tile.count;
+            tile.after  = tile.first;
+            if (stop < std::min(start + block_size, end))
+                tile.after = stop;
+            else if (stop < end && cursor.list_index + 1 < cursor.list_count)
+                tile.after = cursor.list[cursor.list_index + 1] * block_size;
             index_t const lowest = first_end(p, r, slots);
             if (lowest >= stop) return true;
 

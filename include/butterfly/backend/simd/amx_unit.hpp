@@ -250,7 +250,7 @@ void accumulate(std::uint32_t const* values,
     int const from = first / depth, depths = (end - 1) / depth + 1 - from;
     if (!fresh && factor != nullptr)
         for (index_t c = 0; c < head_dim; ++c)
-            for (int r = 0; r < strip; ++r) out[c * strip + r] *= factor[r];
+            for (int r = 0; r < (rows > side ? strip : side); ++r) out[c * strip + r] *= factor[r];
     for (index_t c = 0; c < head_dim; c += 2 * side) {
         ahead.fetch_some();
         multiply<Tiles>(values + (c / side * deep + from) * tile_words, deep * tile_words, true,
@@ -261,6 +261,7 @@ void accumulate(std::uint32_t const* values,
 template <class Tiles>
 inline constexpr tile_unit unit{.name         = "amx",
                                 .strip        = strip,
+                                .high         = 2 * side,
                                 .rows         = 512,
                                 .most         = 512,
                                 .pairs        = 2,

@@ -181,6 +181,7 @@ inline void accumulate(std::uint32_t const* values,
 
 inline constexpr tile_unit dot_unit{.name         = "bf16 dot",
                                     .strip        = dot::strip,
+                                    .high         = dot::height,
                                     .rows         = 288,
                                     .most         = 1056,
                                     .pairs        = 2,

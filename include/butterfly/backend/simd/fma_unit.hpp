@@ -113,6 +113,7 @@ void fma_accumulate(std::uint32_t const* values,
 template <class Isa>
 inline constexpr tile_unit fma_unit{.name         = "f32",
                                     .strip        = strip_rows<Isa>,
+                                    .high         = Isa::block_height,
                                     .rows         = 288,
                                     .most         = 1056,
                                     .pairs        = 1,

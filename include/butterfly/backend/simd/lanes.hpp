@@ -8,8 +8,8 @@
 //   store_lanes    row i, column c = (in[c][i] + 0) * factor[i]  rounded to the tensor's type
 //
 // With AVX-512 sixteen rows go straight from the tensor to their lanes and back, 16 or 32 columns at a time: converted,
-// transposed and scaled in registers. Elsewhere, and for what is left of sixteen rows or columns, they pass through
-// memory, with the same bits (a NaN's payload aside).
+// transposed and scaled in registers. Elsewhere, for fewer rows, and back where columns are not whole sixteens, they
+// pass through memory, with the same bits (a NaN's payload aside).
 //
 // Where rows have 200 keys (blocks of 128 at density 0.1, head_dim 128, bf16, Zen 5) both took 18 % of the time through
 // memory, and take 8 % so, with their rows fetched during the products (tile_class.hpp). Rejected: bf16 by
@@ -68,9 +68,10 @@ template <class T>
 [[gnu::always_inline]] inline __m512i load_pairs(T const* from, __mmask32 here) noexcept {
     if constexpr (std::is_same_v<T, bfloat16>)
         return _mm512_maskz_loadu_epi16(here, from);
-    else
-        return bf16_words(load_16(from, static_cast<__mmask16>(here)),
-                          load_16(from + 16, static_cast<__mmask16>(here >> 16)));
+    else {
+        auto const low = static_cast<__mmask16>(here), high = static_cast<__mmask16>(here >> 16);
+        return bf16_words(load_16(from, low), load_16(high != 0 ? from + 16 : from, high));
+    }
 }
 
 /// Where sixteen rows of a tensor begin.

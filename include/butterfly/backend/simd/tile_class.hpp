@@ -16,13 +16,19 @@
 // maximum has grown by `slack` binary digits, so weights reach 2^slack and most tiles rescale nothing. The price: sums
 // of values may overflow from 2^(128 - slack) / keys on.
 //
-// What it brought (Zen 5, 4096 tokens, head_dim 128, one thread, in turns): base 2 with slack and its numbers in
-// registers 1.06 to 1.11, rows read in place 1.02 to 1.04, the next tile fetched 1.05 to 1.10; where rows have 130
-// keys, q and out fetched 1.05 to 1.09, moved in and out of lanes through registers (lanes.hpp) 1.06 to 1.09, fetched
-// by the register blocks of the products (fetch_queue) 1.02 to 1.06, and sums that begin without being cleared 1.01;
-// in routed blocks of 16384 tokens, the tile fetched that does come next, 1.02 to 1.04. Rejected: keys in lanes
-// (fma_unit.hpp); rows fetched between the products, which wait for them; the next item's first tile fetched, items of
-// 528 rows, register blocks twice as high where a strip has one vector: nothing gained.
+// What it brought (Zen 5, head_dim 128, one thread, in turns):
+//
+//   base 2 with slack, its numbers in registers                     1.06 to 1.11
+//   rows read in place                                              1.02 to 1.04
+//   the next tile fetched                                           1.05 to 1.10; in routed blocks where it does begin,
+//                                                                   not what follows this one, 1.02 more
+//   q and out where rows have 130 keys: fetched 16 rows ahead       1.05 to 1.09
+//     moved in and out of lanes through registers (lanes.hpp)       1.06 to 1.09
+//     fetched by the register blocks of the products (fetch_queue)  1.02 to 1.05
+//   sums that begin without being cleared, likewise                 1.01
+//
+// Rejected: keys in lanes (fma_unit.hpp); rows fetched between the products, which wait for them; the next item's first
+// tile fetched, items of 528 rows, register blocks twice as high where a strip has one vector: nothing gained.
 
 #include <butterfly/backend/simd/item.hpp>
 #include <butterfly/backend/simd/lanes.hpp>
@@ -83,8 +89,8 @@ private:
     /// Binary digits by which a maximum may grow before its row is rescaled.
     static constexpr float slack = 8.0F;
 
-    /// Rows of outputs and queries that are fetched with the products of one strip: those of an item that sees as few
-    /// as two tiles, and of the next one.
+    /// Rows of outputs and queries that are fetched with the products of one strip: an item that sees three tiles
+    /// fetches all of its own and of the next one.
     static constexpr int rows_ahead = 36;
 
     /// What a score times is a logit.
@@ -178,7 +184,7 @@ private:
         for (int s = 0; s < strips(); ++s) {
             strip_keys keys = keys_of(tile, weightless, s);
             if (keys.first >= keys.end) continue;
-            fetch_queue ahead = fetch_ahead(pool, tile, key_rows, rows, s);
+            fetch_queue ahead = fetch_ahead(pool, tile, key_rows, rows, s, keys);
             keys.to_base_2    = unit_of_scores() * std::numbers::log2e_v<float>;
             unit_.score(keys_packed.words, keys_packed.stride, keys.first, keys.end, dk_, queries(s), rows_in(s), ahead,
                         at_.scores);
@@ -193,7 +199,10 @@ private:
             // Where every weight is 0 there is nothing to add, but what is not finite: 0 * inf is NaN for who sees it.
             bool rescale   = false;
             bool const any = unit_.pairs == 1 ? soften<1>(s, keys, rescale) : soften<2>(s, keys, rescale);
-            if (!any && broken == 0) continue;
+            if (!any && broken == 0) {
+                ahead.fetch_rest();
+                continue;
+            }
             float const* const factor = rescale ? at_.factor : nullptr;
             unit_.accumulate(values_packed.words, values_packed.stride, keys.first, keys.end, dv_, weights(),
                              rows_in(s), to_.fresh[s], ahead, factor, out(to_, s));
@@ -202,6 +211,8 @@ private:
             if (broken != 0) add_broken(broken, pool.values, rows, tile, weightless, s, keys);
         }
         if (unit_.stop != nullptr) unit_.stop();
+        fetch_queue left{ahead_rows_, list_run(pool, tile, key_rows, rows, tile.count, ahead_rows_)};
+        left.fetch_rest(); // of strips that did not see the tile
     }
 
     [[nodiscard]] std::uint32_t* weights() const noexcept { return reinterpret_cast<std::uint32_t*>(at_.scores); }
@@ -258,17 +269,9 @@ private:
                                           key_tile const& tile,
                                           std::byte const* const* keys,
                                           std::byte const* const* values,
-                                          int s) noexcept {
-        constexpr int blocks = 16; // that products of a whole tile have at least, of vectors
-        fetch_queue::row* to = ahead_rows_;
-        if (tile.slots == nullptr && !pool.keys.pages && !pool.values.pages) {
-            index_t const skip      = tile.after < 0 ? tile.count : tile.after - tile.first;
-            index_t const key_bytes = row_bytes(pool.keys, dk_), value_bytes = row_bytes(pool.values, dv_);
-            for (; run_ahead_ < tile.count * (s + 1) / strips(); ++run_ahead_) {
-                *to++ = {keys[run_ahead_], skip * pool.keys.slot_stride, key_bytes};
-                *to++ = {values[run_ahead_], skip * pool.values.slot_stride, value_bytes};
-            }
-        }
+                                          int s,
+                                          strip_keys const& seen) noexcept {
+        fetch_queue::row* to = list_run(pool, tile, keys, values, tile.count * (s + 1) / strips(), ahead_rows_);
         if (!spanned_) {
             int const own   = std::clamp(i_.rows() - ahead_, 0, rows_ahead);
             int const other = std::min(rows_ahead - own, i_.rows() + next_.rows() - ahead_ - own);
@@ -276,7 +279,26 @@ private:
             to              = list_rows(p_.q, next_, ahead_ + own - i_.rows(), other, to);
             ahead_ += own + other;
         }
-        return {ahead_rows_, to, static_cast<int>(to - ahead_rows_ + blocks - 1) / blocks};
+        index_t const high   = unit_.high;
+        index_t const blocks = detail::ceil_div(seen.end - seen.first, high) + detail::ceil_div(dv_, high);
+        return {ahead_rows_, to, static_cast<int>(detail::ceil_div(to - ahead_rows_, blocks))};
+    }
+
+    /// Rows of the next run that were not fetched yet, up to the one in the place of the tile's row `end`.
+    fetch_queue::row* list_run(pool_ref const& pool,
+                               key_tile const& tile,
+                               std::byte const* const* keys,
+                               std::byte const* const* values,
+                               int end,
+                               fetch_queue::row* to) noexcept {
+        if (tile.slots != nullptr || pool.keys.pages || pool.values.pages || tile.after == tile.first) return to;
+        index_t const skip      = tile.after < 0 ? tile.count : tile.after - tile.first;
+        index_t const key_bytes = row_bytes(pool.keys, dk_), value_bytes = row_bytes(pool.values, dv_);
+        for (; run_ahead_ < end; ++run_ahead_) {
+            *to++ = {keys[run_ahead_], skip * pool.keys.slot_stride, key_bytes};
+            *to++ = {values[run_ahead_], skip * pool.values.slot_stride, value_bytes};
+        }
+        return to;
     }
 
     static fetch_queue::row*
@@ -418,7 +440,7 @@ private:
             factor.store_unaligned(at_.factor + r);
             fma(load_as<Isa>(sum), factor, added).store_unaligned(sum);
             grown.store_unaligned(base);
-            any |= xsimd::any(added != vector(0.0F));
+            any |= !xsimd::all(added == vector(0.0F)); // of NaN too, whatever != says of it
             rescale |= xsimd::any(grown != old);
         }
         return any;

@@ -47,12 +47,12 @@ struct tile_part {
         std::fill_n(fresh, all / unit.strip, true);
     }
 
-    /// Outputs of a strip, zeros where nothing was added.
-    [[nodiscard]] float* settled_out(tile_unit const& unit, index_t strip, index_t dv) const noexcept {
+    /// Outputs of strip s, zeros from now on where nothing was added.
+    [[nodiscard]] float* settled_out(tile_unit const& unit, index_t s, index_t dv) const noexcept {
         index_t const size = unit.strip * column_rows(dv);
-        float* const at    = out + strip * size;
-        if (fresh[strip]) std::fill_n(at, size, 0.0F);
-        fresh[strip] = false;
+        float* const at    = out + s * size;
+        if (fresh[s]) std::fill_n(at, size, 0.0F);
+        fresh[s] = false;
         return at;
     }
 };

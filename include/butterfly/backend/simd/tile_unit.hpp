@@ -46,6 +46,7 @@ struct fetch_queue {
 struct tile_unit {
     char const* name;
     int strip;    // rows of B and C: a multiple of the lanes
+    int high;     // keys or columns of a register block
     int rows;     // of an item, whole strips: they share packed keys and values
     int most;     // of an item whose keys are walked in spans, whole strips too: rows of few tokens share one pass
     int pairs;    // operands of a word: 1 f32, 2 bf16
