@@ -5,6 +5,10 @@
 
 #include <cassert>
 
+#if __cplusplus < 202002L && (!defined(_MSVC_LANG) || _MSVC_LANG < 202002L)
+#error "butterfly is written in C++20: compile with -std=c++20 or later"
+#endif
+
 /// Marks a function that a GPU runs as it stands. Empty for host compilers.
 #if defined(__CUDACC__)
 #define BUTTERFLY_HOST_DEVICE __host__ __device__
