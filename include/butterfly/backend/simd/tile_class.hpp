@@ -117,6 +117,7 @@ private:
         int const padded = strips() * strip();
         if (dk_ % operand_step != 0 || i_.rows() < padded) // what no row is loaded to
             std::memset(at_.queries, 0, static_cast<std::size_t>(strips() * tile_scratch::query_words(unit_, dk_)) * 4);
+        std::fill_n(at_.factor, strip(), 1.0F); // beyond the rows too, where units may read it
         std::fill_n(at_.slope, padded, 0.0F);
         std::fill_n(at_.position, padded, 0.0F);
         if (unit_.pack_values == nullptr) std::memset(at_.values, 0, static_cast<std::size_t>(operand_words(dv_)) * 4);
