@@ -32,6 +32,7 @@
 
 #include <butterfly/backend/simd/item.hpp>
 #include <butterfly/backend/simd/lanes.hpp>
+#include <butterfly/backend/simd/tile_ahead.hpp>
 #include <butterfly/backend/simd/tile_scratch.hpp>
 #include <butterfly/backend/simd/tile_weights.hpp>
 
@@ -53,11 +54,12 @@ public:
     tile_attention(problem const& p, cut const& c, item const& i, std::byte* memory) noexcept
         : p_(p), i_(i), unit_(unit_of<Isa>(p)), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
           masked_(static_cast<bool>(p.options.mask.data)), adjusted_(is_adjusted(p)), spanned_(c.spanned),
-          at_(unit_, {i.rows(), dk_, dv_, masked_, spanned_}, memory), to_(part_at(at_.part)) {}
+          at_(unit_, {i.rows(), dk_, dv_, masked_, spanned_}, memory), to_(part_at(at_.part)),
+          ahead_(p_, i_, unit_, spanned_) {}
 
     /// `next`: the item whose queries this thread will probably read next.
     void run(item const& next = {}) noexcept {
-        next_ = next;
+        ahead_.expect(next);
         if (spanned_) return run_spans(p_, i_, *this, at_.part);
         load_item();
         clear(to_);
@@ -88,10 +90,6 @@ private:
 
     /// Binary digits by which a maximum may grow before its row is rescaled.
     static constexpr float slack = 8.0F;
-
-    /// Rows of outputs and queries that are fetched with the products of one strip: an item that sees three tiles
-    /// fetches all of its own and of the next one.
-    static constexpr int rows_ahead = 36;
 
     /// What a score times is a logit.
     [[nodiscard]] float unit_of_scores() const noexcept { return adjusted_ ? 1.0F : p_.options.scale; }
@@ -124,7 +122,7 @@ private:
         for (int s = 0; s < strips(); ++s)
             for (int r = 0; r < rows_in(s); r += rows_at_once) {
                 int const count = std::min(rows_at_once, rows_in(s) - r);
-                fetch_rows(p_.q, s * strip() + r + count);
+                fetch_rows(p_.q, i_, s * strip() + r + count);
                 row_place places[rows_at_once];
                 place_rows(i_, s * strip() + r, count, places);
                 load_lanes<Isa>(p_.q, places, count, unit_.pairs, at_.rows, at_.keys, queries(s) + r, strip());
@@ -135,19 +133,6 @@ private:
         for (int r = 0; r < i_.rows(); ++r) {
             at_.slope[r]    = slopes[head(r)];
             at_.position[r] = static_cast<float>(detail::position_of(p_, token(r)) - origin());
-        }
-    }
-
-    /// Where rows [first, first + count) of an item stand in a tensor.
-    static void place_rows(item const& i, int first, int count, row_place* places) noexcept {
-        if (count <= 0) return;
-        int head = first % i.heads, token = first / i.heads;
-        for (int n = 0; n < count; ++n) {
-            places[n] = {i.head + head, i.first + token};
-            if (++head == i.heads) {
-                head = 0;
-                ++token;
-            }
         }
     }
 
@@ -180,12 +165,12 @@ private:
         std::uint64_t const broken = broken_keys(values_packed, rows, first, end);
         if (broken != 0) values_packed = pack_without(broken, pool.values, rows, first, end);
 
-        run_ahead_ = 0;
+        ahead_.begin(pool, tile, key_rows, rows);
         if (unit_.start != nullptr) unit_.start(); // here, since visibilities are not the library's code
         for (int s = 0; s < strips(); ++s) {
             strip_keys keys = keys_of(tile, weightless, s);
             if (keys.first >= keys.end) continue;
-            fetch_queue ahead = fetch_ahead(pool, tile, key_rows, rows, s, keys);
+            fetch_queue ahead = ahead_.of_strip(s, strips(), keys);
             keys.to_base_2    = unit_of_scores() * std::numbers::log2e_v<float>;
             unit_.score(keys_packed.words, keys_packed.stride, keys.first, keys.end, dk_, queries(s), rows_in(s), ahead,
                         at_.scores);
@@ -212,8 +197,7 @@ private:
             if (broken != 0) add_broken(broken, pool.values, rows, tile, weightless, s, keys);
         }
         if (unit_.stop != nullptr) unit_.stop();
-        fetch_queue left{ahead_rows_, list_run(pool, tile, key_rows, rows, tile.count, ahead_rows_)};
-        left.fetch_rest(); // of strips that did not see the tile
+        ahead_.rest().fetch_rest();
     }
 
     [[nodiscard]] std::uint32_t* weights() const noexcept { return reinterpret_cast<std::uint32_t*>(at_.scores); }
@@ -262,65 +246,6 @@ private:
         return tile.slots == nullptr && tile.count == tile_slots && s.slot_stride % 4 == 0 &&
                rows[tile_slots - 1] - rows[0] == (tile_slots - 1) * s.slot_stride &&
                reinterpret_cast<std::uintptr_t>(rows[0]) % 4 == 0;
-    }
-
-    /// What the products of a strip fetch: its part of the next run, which is packed next, then some rows of this
-    /// item's outputs, then of the next item's queries.
-    [[nodiscard]] fetch_queue fetch_ahead(pool_ref const& pool,
-                                          key_tile const& tile,
-                                          std::byte const* const* keys,
-                                          std::byte const* const* values,
-                                          int s,
-                                          strip_keys const& seen) noexcept {
-        fetch_queue::row* to = list_run(pool, tile, keys, values, tile.count * (s + 1) / strips(), ahead_rows_);
-        if (!spanned_) {
-            int const own   = std::clamp(i_.rows() - ahead_, 0, rows_ahead);
-            int const other = std::min(rows_ahead - own, i_.rows() + next_.rows() - ahead_ - own);
-            to              = list_rows(p_.out, i_, ahead_, own, to);
-            to              = list_rows(p_.q, next_, ahead_ + own - i_.rows(), other, to);
-            ahead_ += own + other;
-        }
-        index_t const high   = unit_.high;
-        index_t const blocks = detail::ceil_div(seen.end - seen.first, high) + detail::ceil_div(dv_, high);
-        return {ahead_rows_, to, static_cast<int>(detail::ceil_div(to - ahead_rows_, blocks))};
-    }
-
-    /// Rows of the next run that were not fetched yet, up to the one in the place of the tile's row `end`.
-    fetch_queue::row* list_run(pool_ref const& pool,
-                               key_tile const& tile,
-                               std::byte const* const* keys,
-                               std::byte const* const* values,
-                               int end,
-                               fetch_queue::row* to) noexcept {
-        if (tile.slots != nullptr || pool.keys.pages || pool.values.pages || tile.after == tile.first) return to;
-        index_t const skip      = tile.after < 0 ? tile.count : tile.after - tile.first;
-        index_t const key_bytes = row_bytes(pool.keys, dk_), value_bytes = row_bytes(pool.values, dv_);
-        for (; run_ahead_ < end; ++run_ahead_) {
-            *to++ = {keys[run_ahead_], skip * pool.keys.slot_stride, key_bytes};
-            *to++ = {values[run_ahead_], skip * pool.values.slot_stride, value_bytes};
-        }
-        return to;
-    }
-
-    static fetch_queue::row*
-    list_rows(tensor_ref const& t, item const& i, int first, int count, fetch_queue::row* to) noexcept {
-        row_place places[rows_ahead];
-        place_rows(i, first, count, places);
-        for (int n = 0; n < count; ++n) *to++ = {row_address(t, places[n]), 0, t.shape.head_dim * size_of(t.type)};
-        return to;
-    }
-
-    [[nodiscard]] static std::byte const* row_address(tensor_ref const& t, row_place const& at) noexcept {
-        index_t const element = at.head * t.strides.head + at.token * t.strides.token;
-        return host_pointer<std::byte const>(t.memory) + element * size_of(t.type);
-    }
-
-    /// Fetches rows of a tensor that are read or written next, from the item's row `first` on.
-    [[gnu::always_inline]] void fetch_rows(tensor_ref const& t, int first) const noexcept {
-        int const count = std::min(rows_at_once, i_.rows() - first);
-        row_place places[rows_at_once];
-        place_rows(i_, first, count, places);
-        for (int n = 0; n < count; ++n) fetch(row_address(t, places[n]), 0, t.shape.head_dim * size_of(t.type));
     }
 
     /// What a strip sees of a tile.
@@ -508,7 +433,7 @@ private:
             float const* const out = from.settled_out(unit_, s, dv_);
             for (int first = 0; first < rows_in(s); first += rows_at_once) {
                 int const count = std::min(rows_at_once, rows_in(s) - first);
-                fetch_rows(p_.out, s * strip() + first + count);
+                fetch_rows(p_.out, i_, s * strip() + first + count);
                 row_place places[rows_at_once];
                 place_rows(i_, s * strip() + first, count, places);
                 float factor[rows_at_once] = {};
@@ -535,11 +460,8 @@ private:
     bool const spanned_;
     tile_scratch at_;
     tile_part to_; // where sums go
-    item next_{};
-    bool loaded_   = false; // queries are in lanes
-    int ahead_     = 0;     // rows of out and of the next queries that were fetched
-    int run_ahead_ = 0;     // rows of the next run that were
-    fetch_queue::row ahead_rows_[2 * tile_slots + rows_ahead];
+    tile_ahead ahead_;
+    bool loaded_ = false; // queries are in lanes
 };
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
