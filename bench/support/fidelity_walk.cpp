@@ -39,7 +39,7 @@ struct keys_seen {
 Eigen::VectorXd decode(bf::storage_ref const& s, index_t head, index_t slot) {
     Eigen::VectorXf row(s.shape.head_dim);
     std::byte const* const packed = host::row_address(s, head, slot);
-    static_cast<host::codec_ops const*>(s.ops)->decode(s.codec_state, &packed, 1, row.size(), row.data(), row.size());
+    host::load_rows(s, head, &packed, 1, row.data(), row.size());
     return row.cast<double>();
 }
 

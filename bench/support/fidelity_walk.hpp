@@ -82,8 +82,7 @@ struct witness {
 static_assert(bf::backend::host_policy<witness>);
 
 template <bf::quant::decoder Codec>
-inline constexpr bf::backend::on_host::codec_ops witness_codec_ops{&bf::backend::on_host::decode_rows<Codec>,
-                                                                   bf::backend::on_host::encode_function<Codec>()};
+inline constexpr bf::backend::on_host::codec_ops witness_codec_ops{&bf::backend::on_host::decode_rows<Codec>};
 
 template <bf::quant::decoder Codec>
 [[nodiscard]] bf::bound_codec bind_codec(witness const&, Codec const&) noexcept {

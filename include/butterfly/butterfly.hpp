@@ -8,6 +8,8 @@
 #include <butterfly/backend/simd.hpp>
 #include <butterfly/cache/attend.hpp>
 #include <butterfly/cache/compressed_kv_cache.hpp>
+#include <butterfly/cache/mixed_attend.hpp>
+#include <butterfly/cache/mixed_kv_cache.hpp>
 #include <butterfly/core/executor.hpp>
 #include <butterfly/core/heads.hpp>
 #include <butterfly/graph/graph.hpp>

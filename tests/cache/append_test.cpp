@@ -4,10 +4,13 @@
 // its bounds.
 
 #include <butterfly/cache/attend.hpp>
+#include <butterfly/quant/int8.hpp>
+#include <butterfly/quant/lloyd_max.hpp>
 #include <butterfly/testing/problem.hpp>
 #include <butterfly/topology/window.hpp>
 
 #include "cache/backends.hpp"
+#include "support/cache_model.hpp"
 #include "support/catch.hpp"
 #include "support/on_threads.hpp"
 
@@ -150,6 +153,46 @@ TEMPLATE_LIST_TEST_CASE("a mean is taken of the rows as the tail keeps them", "[
         for (bf::index_t t = 0; t < 8; ++t) sum += static_cast<float>(bf::bfloat16(in.k.at(0, t, d)));
         REQUIRE(got[static_cast<std::size_t>(d)] == static_cast<float>(bf::bfloat16(sum / 8.0F)));
     }
+}
+
+TEMPLATE_LIST_TEST_CASE("sinks stay exact beside a packed tail", "[append]", cache_backends) {
+    TestType const policy;
+    input const in(2, 40, 5, 3);
+    bf::cache_config const c = small();
+    bf::compressed_kv_cache<testing::packed_tail> cache(c);
+    bf::append(policy, cache, in.k.view(), in.v.view());
+    auto const p = cache.pools(policy);
+    for (bf::index_t t = 0; t < 3; ++t) {
+        REQUIRE(row_of(p.sink_k, 1, t)[4] == in.k.at(1, t, 4));
+        REQUIRE(row_of(p.sink_v, 1, t)[2] == in.v.at(1, t, 2));
+    }
+    REQUIRE(row_of(p.tail_k, 1, 20)[4] != in.k.at(1, 20, 4));
+    REQUIRE(std::abs(row_of(p.tail_k, 1, 20)[4] - in.k.at(1, 20, 4)) < 0.05F);
+    bf::index_t const sinks = 3 * (5 * 4 + 3 * 4), tail = cache.counters().tail_tokens() * (4 + 5 + 4 + 3);
+    REQUIRE(cache.retained_bytes() == 2 * (sinks + tail + 5 * (5 * 2 + 4 + 3)) + 4 * 5);
+}
+
+TEST_CASE("a compressed cache refuses rows that one of its codecs cannot pack", "[append]") {
+    struct packed_summaries {
+        bf::quant::raw<float> tail{};
+        bf::quant::int8 summary_k{};
+        bf::quant::lloyd_max<16> summary_v{};
+    };
+    bf::cache_config c = small();
+    auto const refused = [&](std::string const& word) {
+        try {
+            bf::compressed_kv_cache<packed_summaries> const cache(c);
+            FAIL("accepted: " << word);
+        } catch (bf::shape_error const& e) {
+            REQUIRE(std::string(e.what()).find(word) != std::string::npos);
+        }
+        REQUIRE_THROWS_AS(bf::compressed_kv_cache<packed_summaries>::required_bytes(c), bf::shape_error);
+    };
+    refused("int8: head_dim 5");
+    c.head_dim = 16;
+    refused("lloyd_max: head_dim 3");
+    c.value_head_dim = 16;
+    REQUIRE(bf::compressed_kv_cache<packed_summaries>(c).tokens() == 0);
 }
 
 TEMPLATE_LIST_TEST_CASE("every element type is stored in every raw pool", "[append]", cache_backends) {

@@ -100,7 +100,7 @@ TEMPLATE_LIST_TEST_CASE("two-byte and foreign pools are as indifferent to cuts",
     };
     check(bf::raw_mix<bf::float16>{});
     check(bf::raw_mix<bf::bfloat16>{});
-    check(testing::mixed_mix{});
+    check(testing::one_codec_each{});
 }
 
 TEST_CASE("a cache in bf16 is attended by the unit that was asked for", "[attend]") {

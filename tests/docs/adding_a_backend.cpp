@@ -26,8 +26,7 @@ static_assert(bf::backend::host_policy<two_pass>);
 
 /// 2. What it calls for a codec, and whose it is.
 template <bf::quant::decoder Codec>
-inline constexpr bf::backend::on_host::codec_ops ops{&bf::backend::on_host::decode_rows<Codec>,
-                                                     bf::backend::on_host::encode_function<Codec>()};
+inline constexpr bf::backend::on_host::codec_ops ops{&bf::backend::on_host::decode_rows<Codec>};
 
 template <bf::quant::decoder Codec>
 [[nodiscard]] bf::bound_codec bind_codec(two_pass const&, Codec const&) noexcept {

@@ -60,10 +60,7 @@ inline void decode_rows(void const*,
     for (int j = 0; j < count; ++j) row_scaled{}.decode(rows[j], head_dim, out + j * stride);
 }
 
-inline constexpr bf::backend::vec::simd_codec_ops leaf{
-    .base       = {&decode_rows, bf::backend::on_host::encode_function<row_scaled>()},
-    .score      = nullptr,
-    .accumulate = nullptr};
+inline constexpr bf::backend::vec::simd_codec_ops leaf{.base = {&decode_rows}, .score = nullptr, .accumulate = nullptr};
 
 template <class Isa>
 bf::backend::vec::simd_codec_ops const& simd_ops(Isa, row_scaled const&) noexcept {

@@ -322,6 +322,8 @@ TEST_CASE("a visibility that cannot be walked is a shape_error", "[sdpa]") {
     REQUIRE(message(visible::exact_window(-2)) == "attend: visibility has window -2, must be at least 0");
     REQUIRE(message(visible::interval{.window = 2, .align = 1, .before = -1}) ==
             "attend: visibility has before -1, must be at least 0");
+    REQUIRE(message(visible::interval{.window = 2, .align = 1, .before = 1, .after = -1}) ==
+            "attend: visibility has after -1, must be at least 0");
     REQUIRE(message(visible::routed_blocks{rows, 0}) == "attend: visibility has block_size 0, must be at least 1");
     REQUIRE(message(visible::routed_summaries{rows, 0}) == "attend: visibility has block_size 0, must be at least 1");
     REQUIRE(message(visible::routed_summaries{rows, 4, -1}) == "attend: visibility has window -1, must be at least 0");

@@ -132,9 +132,10 @@ TEST_CASE("an interval shows what its definition says", "[sdpa]") {
         if (draws.below(3) == 0) o.q_positions = queries.data();
         bf::visible::interval const sees{.window = draws.below(4) == 0 ? 0 : draws.between(1, keys + 1),
                                          .align  = draws.one_of({1, 7, 16, 64, 128}),
-                                         .before = draws.below(3) == 0 ? draws.between(1, 40) : 0};
+                                         .before = draws.below(3) == 0 ? draws.between(1, 40) : 0,
+                                         .after  = draws.below(2) == 0 ? draws.between(0, 50) : 0};
         bool const placed = draws.below(3) == 0 && keys > 0;
-        CAPTURE(i, tokens, keys, sees.window, sees.align, sees.before, placed, o.causal, o.q_position);
+        CAPTURE(i, tokens, keys, sees.window, sees.align, sees.before, sees.after, placed, o.causal, o.q_position);
         walked const w(tokens, keys, o, sees, placed ? bf::memory_ref(slots.data()) : bf::memory_ref());
         check_walk(w.bound.problem(), draws);
     }

@@ -85,6 +85,14 @@ template <class T>
     return {k->raw_ops(id, id == codec_id::raw_bf16 ? policy.bf16() : bf16_unit::fma), k->name};
 }
 
+/// A codec whose rows are said by a format: the kernels' own functions.
+template <quant::formatted Codec>
+[[nodiscard]] bound_codec bind_codec(host const& policy, Codec const& codec) noexcept {
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {&vec::foreign_ops<isa::current, Codec>, "host"};
+    return {k->packed_ops(codec.format(), policy.bf16()), k->name};
+}
+
 [[nodiscard]] inline support supports(host const& policy, problem const& p) {
     kernel_table const* const k = policy.kernels();
     if (k == nullptr) return {false, "host: no linked kernels run on this CPU, or none up to at_most"};

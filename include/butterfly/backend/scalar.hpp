@@ -39,7 +39,7 @@ static_assert(host_policy<scalar>);
 namespace on_host {
 
 template <quant::decoder Codec>
-inline constexpr codec_ops scalar_codec_ops{&decode_rows<Codec>, encode_function<Codec>()};
+inline constexpr codec_ops scalar_codec_ops{&decode_rows<Codec>};
 
 /// One thread's row buffers.
 struct scalar_scratch {
@@ -64,7 +64,7 @@ struct scalar_scratch {
 /// The row of one slot, decoded.
 inline void decode_row(storage_ref const& s, index_t head, index_t slot, float* out) noexcept {
     std::byte const* const row = row_address(s, head, slot);
-    static_cast<codec_ops const*>(s.ops)->decode(s.codec_state, &row, 1, s.shape.head_dim, out, s.shape.head_dim);
+    load_rows(s, head, &row, 1, out, s.shape.head_dim);
 }
 
 /// Attention of one query row. A row with no visible key is zero with lse = -inf.

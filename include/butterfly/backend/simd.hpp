@@ -14,6 +14,7 @@
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/bf16_ops.hpp>
 #include <butterfly/backend/simd/bf16_unit.hpp>
+#include <butterfly/backend/simd/codec/packed_ops.hpp>
 #include <butterfly/backend/simd/work_list.hpp>
 
 #include <algorithm>
@@ -54,7 +55,8 @@ template <class Isa>
         if (c.stream) continue;
         tile_unit const& unit = unit_of<Isa>(p);
         bool const masked     = static_cast<bool>(p.options.mask.data);
-        most = std::max(most, tile_scratch::bytes(unit, {most_rows(p, c, unit), dk, dv, masked, c.spanned}));
+        bool const rounded    = has_rounded_rows(p, unit);
+        most = std::max(most, tile_scratch::bytes(unit, {most_rows(p, c, unit), dk, dv, masked, c.spanned, rounded}));
     }
     return most;
 }
@@ -88,6 +90,8 @@ template <class Isa, quant::decoder Codec>
     using vec::simd_ops;
     if constexpr (std::same_as<Codec, quant::raw<bfloat16>>)
         return {&vec::bf16_ops<Isa>(resolve(policy.bf16)), Isa::name()};
+    else if constexpr (quant::formatted<Codec>)
+        return {&vec::packed_ops<Isa>(codec.format(), resolve(policy.bf16)), Isa::name()};
     else
         return {&simd_ops(Isa{}, codec), Isa::name()};
 }

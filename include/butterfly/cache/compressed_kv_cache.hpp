@@ -39,6 +39,9 @@ public:
     using mix_type     = Mix;
     using pooling_type = Pooling;
 
+    /// Whether append takes token weights.
+    static constexpr bool takes_weights = Pooling::takes_weights;
+
     /// Bytes the constructor from memory needs, whatever its alignment. Throws shape_error where sizes make no sense.
     [[nodiscard]] static index_t required_bytes(cache_config const& config, Mix const& mix = {}) {
         return allocated_bytes(config, mix) + detail::cache_alignment - 1;
@@ -95,8 +98,9 @@ public:
     [[nodiscard]] static index_t
     retained_bytes(cache_config const& c, cache_counters const& at, Mix const& mix = {}) noexcept {
         detail::cache_row_bytes const row = row_bytes(c, mix);
-        index_t const exact               = at.tail_tokens() + std::min(c.sinks(), at.tokens());
-        index_t const rows    = exact * (row.tail_k + row.tail_v) + at.summaries() * (row.summary_k + row.summary_v);
+        index_t const sinks               = std::min(c.sinks(), at.tokens());
+        index_t const rows = sinks * (row.sink_k + row.sink_v) + at.tail_tokens() * (row.tail_k + row.tail_v) +
+                             at.summaries() * (row.summary_k + row.summary_v);
         index_t const weights = (has_log_weights(c) ? at.summaries() : 0) + // float each
                                 (Pooling::takes_weights ? at.tail_tokens() : 0);
         return c.kv_heads * rows + weights * static_cast<index_t>(sizeof(float));
@@ -113,12 +117,7 @@ public:
     /// Forgets the tokens from `length` on. Throws shape_error where there are fewer, capacity_error where it lies
     /// before the floor: the length before the last append, less max_rollback.
     void trim(index_t length) {
-        if (length < 0 || length > tokens())
-            detail::fail<shape_error>("trim: length " + std::to_string(length) + ", the cache has tokens " +
-                                      std::to_string(tokens()));
-        if (length < counters_.trim_floor())
-            detail::fail<capacity_error>("trim: length " + std::to_string(length) + ", the cache can go back to " +
-                                         std::to_string(counters_.trim_floor()));
+        detail::check_trim(counters_, length);
         counters_.trim(length);
     }
 
@@ -153,8 +152,8 @@ public:
         auto const& tail_k  = detail::tail_k_of(mix_);
         auto const& tail_v  = detail::tail_v_of(mix_);
         cache_pools p{
-            .sink_k    = storage(policy, tail_k, layout_.sink_k, config_.sinks(), sinks, dk),
-            .sink_v    = storage(policy, tail_v, layout_.sink_v, config_.sinks(), sinks, dv),
+            .sink_k    = storage(policy, detail::sink_k_of(mix_), layout_.sink_k, config_.sinks(), sinks, dk),
+            .sink_v    = storage(policy, detail::sink_v_of(mix_), layout_.sink_v, config_.sinks(), sinks, dv),
             .tail_k    = storage(policy, tail_k, layout_.tail_k, layout_.ring, tokens(), dk),
             .tail_v    = storage(policy, tail_v, layout_.tail_v, layout_.ring, tokens(), dv),
             .summary_k = storage(policy, mix_.summary_k, layout_.summary_k, layout_.summaries, summaries(), dk),
@@ -176,18 +175,12 @@ public:
         before.make_room();
         cache_counters after = before;
         after.add(k.shape.tokens);
-        cache_update u{.before        = {counters_.summaries(), before.summaries()},
-                       .after         = {before.summaries(), after.summaries()},
-                       .rows          = {p.tail_k, p.tail_v},
-                       .summaries     = {p.summary_k, p.summary_v},
-                       .block_size    = config_.block_size,
-                       .skip          = config_.sinks(),
-                       .token_weights = p.token_weights,
-                       .log_weights   = p.log_weights,
-                       .pool          = erase(pooling_)};
+        cache_update u = update_of(p);
+        u.before       = {counters_.summaries(), before.summaries()};
+        u.after        = {before.summaries(), after.summaries()};
         if (index_t const sinks = std::min(config_.sinks() - tokens(), k.shape.tokens); sinks > 0) {
-            u.add({first_tokens(k, sinks), p.sink_k, tokens()});
-            u.add({first_tokens(v, sinks), p.sink_v, tokens()});
+            u.add({detail::first_tokens(k, sinks), p.sink_k, tokens()});
+            u.add({detail::first_tokens(v, sinks), p.sink_v, tokens()});
         }
         u.add({k, p.tail_k, tokens()});
         u.add({v, p.tail_v, tokens()});
@@ -198,6 +191,12 @@ public:
             u.add({weights, to, tokens()});
         }
         return u;
+    }
+
+    /// A change of the cache that changes nothing: what scratch memory is asked about.
+    template <class Policy>
+    [[nodiscard]] cache_update nothing_to_do(Policy const& policy) const {
+        return update_of(pools(policy));
     }
 
     /// Counts `step` tokens that an update has stored.
@@ -215,12 +214,24 @@ private:
         return other;
     }
 
+    [[nodiscard]] cache_update update_of(cache_pools const& p) const {
+        cache_update u{.rows = {p.tail_k, p.tail_v}, .summaries = {p.summary_k, p.summary_v}};
+        u.block_size    = config_.block_size;
+        u.skip          = config_.sinks();
+        u.token_weights = p.token_weights;
+        u.log_weights   = p.log_weights;
+        u.pool          = erase(pooling_);
+        return u;
+    }
+
     [[nodiscard]] static bool has_log_weights(cache_config const& c) noexcept {
         return c.rules.counted || Pooling::takes_weights;
     }
 
     [[nodiscard]] static detail::cache_row_bytes row_bytes(cache_config const& c, Mix const& mix) noexcept {
-        return {.tail_k    = detail::tail_k_of(mix).row_bytes(c.head_dim),
+        return {.sink_k    = detail::sink_k_of(mix).row_bytes(c.head_dim),
+                .sink_v    = detail::sink_v_of(mix).row_bytes(c.value_dim()),
+                .tail_k    = detail::tail_k_of(mix).row_bytes(c.head_dim),
                 .tail_v    = detail::tail_v_of(mix).row_bytes(c.value_dim()),
                 .summary_k = mix.summary_k.row_bytes(c.head_dim),
                 .summary_v = mix.summary_v.row_bytes(c.value_dim())};
@@ -228,27 +239,16 @@ private:
 
     [[nodiscard]] static detail::cache_layout layout(cache_config const& c, Mix const& mix) {
         detail::check_config(c);
+        detail::check_exact_dims(mix, c.head_dim, c.value_dim());
+        detail::check_dim(mix.summary_k, c.head_dim);
+        detail::check_dim(mix.summary_v, c.value_dim());
         return detail::layout_of(c, row_bytes(c, mix), has_log_weights(c), Pooling::takes_weights);
     }
 
     template <class Policy, class Codec>
     [[nodiscard]] storage_ref storage(
         Policy const& policy, Codec const& codec, index_t offset, index_t capacity, index_t slots, index_t dim) const {
-        index_t const row       = codec.row_bytes(dim);
-        bound_codec const bound = bind_codec(policy, codec);
-        return {.data        = memory_.at(offset),
-                .shape       = {config_.kv_heads, slots, dim},
-                .head_stride = capacity * row,
-                .slot_stride = row,
-                .codec       = detail::id_of<Codec>,
-                .codec_state = static_cast<void const*>(&codec),
-                .ops         = bound.ops,
-                .ops_owner   = bound.owner};
-    }
-
-    [[nodiscard]] static tensor_ref first_tokens(tensor_ref t, index_t count) noexcept {
-        t.shape.tokens = count;
-        return t;
+        return detail::pool_storage(policy, codec, memory_.at(offset), {config_.kv_heads, slots, dim}, capacity);
     }
 
     cache_config config_;

@@ -74,6 +74,13 @@ public:
         check_invariants();
     }
 
+    /// Forgets summaries that can be made again, whose blocks the tail still has. Requires that no query needs them:
+    /// bs * c(P - 1) <= A.
+    void forget_summaries() noexcept {
+        summaries_ = tail_start_ / block_size_;
+        check_invariants();
+    }
+
     void clear() noexcept { tokens_ = tail_start_ = summaries_ = floor_ = 0; }
 
     /// Asserts what holds between calls.
@@ -98,5 +105,19 @@ private:
     index_t summaries_  = 0;
     index_t floor_      = 0;
 };
+
+namespace detail {
+
+/// Throws where a cache cannot forget the tokens from `length` on.
+inline void check_trim(cache_counters const& at, index_t length) {
+    if (length < 0 || length > at.tokens())
+        fail<shape_error>("trim: length " + std::to_string(length) + ", the cache has tokens " +
+                          std::to_string(at.tokens()));
+    if (length < at.trim_floor())
+        fail<capacity_error>("trim: length " + std::to_string(length) + ", the cache can go back to " +
+                             std::to_string(at.trim_floor()));
+}
+
+} // namespace detail
 
 } // namespace butterfly

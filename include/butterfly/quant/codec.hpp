@@ -5,13 +5,18 @@
 //
 // A codec is a small value. It packs a row of `head_dim` floats into `row_bytes(head_dim)` bytes and back. Kernels read
 // a codec's rows through its decode; a machine that reads them packed brings a leaf (backend/<machine>/codec/).
+//
+// A tile codec packs `tile_tokens` rows together, into tile_tokens * row_bytes(head_dim) bytes: what they share stands
+// there once. Its tiles stand at multiples of tile_tokens, so that the address tile + j names row j and its tile both.
 
 #include <butterfly/core/half.hpp>
 #include <butterfly/core/index.hpp>
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace butterfly::quant {
 
@@ -26,14 +31,85 @@ concept decoder = std::copyable<C> && requires(C const& c, std::byte const* row,
     noexcept;
 };
 
-/// A format that can be read and written.
+/// A format that can be read and written, row by row.
 ///
 ///   encode(values, head_dim, row)  packs `head_dim` floats
 template <class C>
-concept codec = decoder<C> && requires(C const& c, float const* values, index_t head_dim, std::byte* row) {
+concept row_codec = decoder<C> && requires(C const& c, float const* values, index_t head_dim, std::byte* row) {
     { c.encode(values, head_dim, row) }
     noexcept;
 };
+
+/// A format whose rows are read by themselves and written `tile_tokens` at a time, a power of two.
+///
+///   decode(tile + j, head_dim, out)                  row j
+///   encode_tile(values, stride, head_dim, tile)      packs rows of `head_dim` floats, one every `stride` floats
+template <class C>
+concept tile_codec = decoder<C> && requires(C const& c, float const* values, index_t n, std::byte* tile) {
+    { C::tile_tokens } -> std::convertible_to<index_t>;
+    requires(C::tile_tokens > 1 && (C::tile_tokens & (C::tile_tokens - 1)) == 0);
+    { c.encode_tile(values, n, n, tile) }
+    noexcept;
+};
+
+/// A format that can be read and written.
+template <class C>
+concept codec = row_codec<C> || tile_codec<C>;
+
+/// A codec whose rows are said by a quant::row_format (row_format.hpp), its first member: kernels that know the format
+/// need not know the codec.
+template <class C>
+concept formatted = decoder<C> && std::is_standard_layout_v<C> && requires(C const& c) {
+    { c.format() }
+    noexcept;
+};
+
+/// Rows that a codec packs together.
+template <decoder C>
+[[nodiscard]] constexpr index_t tile_tokens_of() noexcept {
+    if constexpr (tile_codec<C>)
+        return C::tile_tokens;
+    else
+        return 1;
+}
+
+/// A row by its tile and its number there, from the address that names both.
+template <index_t TileTokens>
+struct tile_row {
+    std::byte const* tile;
+    index_t token;
+
+    BUTTERFLY_HOST_DEVICE explicit tile_row(std::byte const* row) noexcept
+        : tile(row), token(static_cast<index_t>(reinterpret_cast<std::uintptr_t>(row) % TileTokens)) {
+        tile -= token;
+    }
+};
+
+/// A codec's encode with its type erased: packs a tile of rows, one every `stride` floats, or one row where there are
+/// no tiles.
+using encoder =
+    void (*)(void const* codec, float const* values, index_t stride, index_t head_dim, std::byte* to) noexcept;
+
+/// Null where the codec can only be read.
+template <decoder C>
+[[nodiscard]] constexpr encoder encoder_of() noexcept {
+    if constexpr (tile_codec<C>)
+        return [](void const* codec, float const* values, index_t stride, index_t head_dim, std::byte* tile) noexcept {
+            static_cast<C const*>(codec)->encode_tile(values, stride, head_dim, tile);
+        };
+    else if constexpr (row_codec<C>)
+        return [](void const* codec, float const* values, index_t, index_t head_dim, std::byte* row) noexcept {
+            static_cast<C const*>(codec)->encode(values, head_dim, row);
+        };
+    else
+        return nullptr;
+}
+
+/// Throws shape_error where a codec cannot pack rows of head_dim values, with its rule; codecs without one take any.
+template <decoder C>
+void require_head_dim([[maybe_unused]] index_t head_dim) {
+    if constexpr (requires { C::require(head_dim); }) C::require(head_dim);
+}
 
 /// Elements as they are: float, float16 or bfloat16. Writing rounds to nearest even.
 template <element T>
@@ -62,6 +138,6 @@ struct raw {
     [[nodiscard]] static constexpr char const* name() noexcept { return name_of(element_type_of<T>); }
 };
 
-static_assert(codec<raw<float>> && codec<raw<float16>> && codec<raw<bfloat16>>);
+static_assert(row_codec<raw<float>> && row_codec<raw<float16>> && row_codec<raw<bfloat16>>);
 
 } // namespace butterfly::quant

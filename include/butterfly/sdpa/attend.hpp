@@ -126,7 +126,9 @@ inline void check_storage(storage_ref const& s, subject const& at) {
     if (s.shape.tokens > 0 && !s.data) fail<shape_error>(at.text() + " is null with shape " + to_text(s.shape));
     if (s.ring != 0) return;
     static_cast<void>(checked_size(s.shape));
-    if (!s.pages) return check_reach(s.shape.heads, s.head_stride, s.shape.tokens, s.slot_stride, at);
+    if (!s.pages && s.page_shift == 0)
+        return check_reach(s.shape.heads, s.head_stride, s.shape.tokens, s.slot_stride, at);
+    if (!s.pages) return check_reach(s.shape.heads, s.head_stride, s.shape.tokens >> s.page_shift, s.page_stride, at);
 
     // A page table may name any page: each int32 times the stride must fit, next to what lies within a page.
     constexpr index_t last_page = std::numeric_limits<std::int32_t>::max();
@@ -145,6 +147,7 @@ inline void check_visibility(problem const& p, pool_ref const& pool, char const*
     check_least(d.window, 0, {who, "visibility has window", number});
     check_least(d.align, 1, {who, "visibility has align", number});
     check_least(d.before, 0, {who, "visibility has before", number});
+    check_least(d.after, 0, {who, "visibility has after", number});
     check_least(d.block_size, 1, {who, "visibility has block_size", number});
     check_least(d.first_slot, 0, {who, "visibility has first_slot", number});
     check_least(v.row_alignment, 1, {who, "visibility has row_alignment", number});
@@ -210,6 +213,7 @@ template <class Policy, kv_storage S>
     bound_codec const bound = bind_codec(policy, codec_of(s));
     storage_ref r           = describe_storage(s);
     r.codec_state           = static_cast<void const*>(&codec_of(s));
+    r.encode                = quant::encoder_of<std::remove_cvref_t<decltype(codec_of(s))>>();
     r.ops                   = bound.ops;
     r.ops_owner             = bound.owner;
     return r;

@@ -37,14 +37,19 @@ struct key_span {
 };
 
 /// Which storage format, for those who must know it without its type.
-enum class codec_id : std::uint8_t { raw_f32, raw_f16, raw_bf16, foreign };
+/// packed: the codec begins with a quant::row_format that says all of its rows.
+enum class codec_id : std::uint8_t { raw_f32, raw_f16, raw_bf16, packed, foreign };
 
 /// How one side (keys or values) of a pool is kept. Slot s of head h stands at byte
 ///
 ///   data + h * head_stride + page(s) * page_stride + within(s) * slot_stride
 ///
 /// with page(s) = pages[s >> page_shift], within(s) = s mod 2^page_shift where there is a page table, and page 0,
-/// within(s) = s mod ring (ring = 0: s) where there is none.
+/// within(s) = s mod ring (ring = 0: s) where there is none. A codec that packs 2^page_shift tokens together has its
+/// tiles in the place of pages, without a table: of t = s mod ring, page(s) = t >> page_shift, and slot_stride is 1,
+/// since the address of row j of a tile is tile + j.
+///
+/// Where there is a `mean`, a row stands for what its codec decodes plus the mean of its head.
 struct storage_ref {
     memory_ref data{};
     heads_shape shape{};     // kv heads, slots, head_dim; slots = index_t max where a ring has no end
@@ -52,12 +57,15 @@ struct storage_ref {
     index_t slot_stride = 0; // bytes
     index_t ring        = 0; // slots before the storage starts over; 0: never
     memory_ref pages{};      // int32 [ceil(slots / 2^page_shift)]; null: none
-    int page_shift          = 0;
-    index_t page_stride     = 0; // bytes
+    int page_shift      = 0;
+    index_t page_stride = 0; // bytes
+    memory_ref mean{};       // float [kv heads, head_dim]; null: zero
     codec_id codec          = codec_id::foreign;
     void const* codec_state = nullptr; // the codec value, as its ops expect it
-    void const* ops         = nullptr; // the policy's functions for this codec
-    char const* ops_owner   = nullptr; // whose they are; null: not told
+    void (*encode)(void const* codec, float const* values, index_t stride, index_t head_dim, std::byte* to) noexcept =
+        nullptr;                     // the codec's own, on the host (quant::encoder_of); null: it can only be read
+    void const* ops       = nullptr; // the policy's functions for this codec
+    char const* ops_owner = nullptr; // whose they are; null: not told
 };
 
 /// What `bind_codec(policy, codec)` returns: the functions a policy calls for a codec, of a type that only the policy
@@ -120,7 +128,8 @@ struct visibility_description {
     visibility_kind kind = visibility_kind::custom;
     index_t window       = 0; // interval, routed_summaries: exact_window; 0: no lower bound
     index_t align        = 1; // interval: the lower bound is rounded down to a multiple of it
-    index_t before       = 0; // interval: > 0 shows [0, min(before, lower bound)) instead of [lower bound, position]
+    index_t before       = 0; // interval: > 0 shows [after, min(before, lower bound)), not [lower bound, position]
+    index_t after        = 0; // interval: see before
     index_t block_size   = 1; // routed: tokens of a node
     index_t first_slot   = 0; // routed_summaries: slots before it are hidden
     void const* rows     = nullptr; // routed: topology::row_source; graph: graph_view

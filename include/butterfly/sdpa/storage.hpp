@@ -24,7 +24,7 @@ template <element T>
 inline constexpr quant::raw<T> raw_codec{};
 
 template <class C>
-inline constexpr codec_id id_of = codec_id::foreign;
+inline constexpr codec_id id_of = quant::formatted<C> ? codec_id::packed : codec_id::foreign;
 template <>
 inline constexpr codec_id id_of<quant::raw<float>> = codec_id::raw_f32;
 template <>
@@ -94,7 +94,8 @@ template <class T>
     return detail::raw_codec<std::remove_const_t<T>>;
 }
 
-/// Rows packed by any codec, with byte strides. Zero strides mean contiguous [heads, tokens, row_bytes].
+/// Rows packed by any codec, with byte strides. Zero strides mean contiguous [heads, tokens, row_bytes]; rows of a tile
+/// codec are contiguous tiles always, and its memory is aligned to as many bytes as a tile has tokens.
 template <quant::decoder Codec>
 struct packed_view {
     std::byte const* data = nullptr;
@@ -102,22 +103,56 @@ struct packed_view {
     heads_shape shape{};      // kv heads, tokens, head_dim
     index_t head_stride  = 0; // bytes
     index_t token_stride = 0; // bytes
+    memory_ref mean{};        // float [kv heads, head_dim], added to what rows decode to; null: zero
 };
 
 template <quant::decoder Codec>
 packed_view(std::byte const*, Codec, heads_shape) -> packed_view<Codec>;
 
-/// Throws shape_error where a head has more bytes than can be counted.
+namespace detail {
+
+/// The strides of a storage whose codec packs tiles of tokens: tiles take the place of pages.
+template <quant::decoder Codec>
+void stride_by_tiles(storage_ref& s, Codec const& codec) {
+    constexpr index_t tile = quant::tile_tokens_of<Codec>();
+    if constexpr (tile > 1) {
+        while (index_t{1} << s.page_shift < tile) ++s.page_shift;
+        s.page_stride = scaled_stride(codec.row_bytes(s.shape.head_dim), tile, "tiles: row bytes");
+        s.slot_stride = 1;
+    }
+}
+
+/// Throws shape_error where tiles do not begin at multiples of their tokens.
+inline void check_tiles(storage_ref const& s) {
+    if (s.page_shift == 0 || s.pages) return;
+    index_t const tile = index_t{1} << s.page_shift;
+    if (reinterpret_cast<std::uintptr_t>(s.data.base) % static_cast<std::uintptr_t>(tile) != 0 ||
+        s.data.offset % tile != 0 || s.head_stride % tile != 0 || s.page_stride % tile != 0)
+        fail<shape_error>("packed_view: tiles of " + std::to_string(tile) + " tokens must begin at multiples of " +
+                          std::to_string(tile) + " bytes");
+}
+
+} // namespace detail
+
+/// Throws shape_error where the codec cannot pack rows of head_dim, a head has more bytes than can be counted, or tiles
+/// are not aligned.
 template <quant::decoder Codec>
 [[nodiscard]] storage_ref describe_storage(packed_view<Codec> const& view) {
-    index_t const row = view.token_stride != 0 ? view.token_stride : view.codec.row_bytes(view.shape.head_dim);
-    return {.data        = memory_ref(view.data),
-            .shape       = view.shape,
-            .head_stride = view.head_stride != 0 ? view.head_stride
-                                                 : detail::scaled_stride(row, std::max<index_t>(view.shape.tokens, 0),
-                                                                         "packed_view: row bytes"),
-            .slot_stride = row,
-            .codec       = detail::id_of<Codec>};
+    constexpr index_t tile = quant::tile_tokens_of<Codec>();
+    quant::require_head_dim<Codec>(view.shape.head_dim);
+    index_t const row =
+        tile == 1 && view.token_stride != 0 ? view.token_stride : view.codec.row_bytes(view.shape.head_dim);
+    index_t const tokens = detail::round_up(std::max<index_t>(view.shape.tokens, 0), tile);
+    storage_ref s{.data        = memory_ref(view.data),
+                  .shape       = view.shape,
+                  .head_stride = view.head_stride != 0 ? view.head_stride
+                                                       : detail::scaled_stride(row, tokens, "packed_view: row bytes"),
+                  .slot_stride = row,
+                  .mean        = view.mean,
+                  .codec       = detail::id_of<Codec>};
+    detail::stride_by_tiles(s, view.codec);
+    detail::check_tiles(s);
+    return s;
 }
 
 template <quant::decoder Codec>

@@ -121,21 +121,24 @@ namespace detail {
 
 namespace visible {
 
-/// Keys in [lower(p), p] (causal) or [lower(p), end of the pool), or, with before = S > 0, keys in [0, min(S,
-/// lower(p))): the first S tokens once the interval has left them. Honours `key_positions`.
+/// Keys in [lower(p), p] (causal) or [lower(p), end of the pool), or, with before = S > 0, keys in [after, min(S,
+/// lower(p))): the first S tokens but the first `after` of them, once the interval has left them. Honours
+/// `key_positions`.
 struct interval {
     static constexpr bool takes_positions = true;
 
     index_t window = 0; // 0: no lower bound
     index_t align  = 1;
     index_t before = 0;
+    index_t after  = 0;
 
     /// The positions a query at position p sees, within [0, end).
     [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr key_span range(index_t p, index_t end, bool causal) const noexcept {
         index_t const lo = detail::lower_bound(p, window, align);
         if (before > 0) {
-            index_t const hi = lo < before ? lo : before;
-            return {0, hi < end ? hi : end};
+            index_t const least = lo < before ? lo : before;
+            index_t const hi    = least < end ? least : end;
+            return {after < hi ? after : hi, hi};
         }
         index_t const hi = causal && p + 1 < end ? p + 1 : end;
         return {lo < hi ? lo : hi, hi};
@@ -174,7 +177,7 @@ struct interval {
     [[nodiscard]] index_t row_alignment() const noexcept { return no_alignment; }
     [[nodiscard]] index_t row_heads() const noexcept { return 1; }
     [[nodiscard]] BUTTERFLY_HOST_DEVICE visibility_description describe() const noexcept {
-        return {.kind = visibility_kind::interval, .window = window, .align = align, .before = before};
+        return {.kind = visibility_kind::interval, .window = window, .align = align, .before = before, .after = after};
     }
 
 private:

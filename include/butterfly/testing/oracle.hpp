@@ -86,8 +86,7 @@ static_assert(backend::host_policy<oracle>);
 namespace detail {
 
 template <quant::decoder Codec>
-inline constexpr backend::on_host::codec_ops oracle_codec_ops{&backend::on_host::decode_rows<Codec>,
-                                                              backend::on_host::encode_function<Codec>()};
+inline constexpr backend::on_host::codec_ops oracle_codec_ops{&backend::on_host::decode_rows<Codec>};
 
 /// Rows of one head of a storage as doubles, each decoded when it is first asked for.
 class decoded_rows {
@@ -100,9 +99,11 @@ public:
         if (row.size() == 0) {
             Eigen::VectorXf values(storage_->shape.head_dim);
             std::byte const* const packed = backend::on_host::row_address(*storage_, head_, slot);
-            static_cast<backend::on_host::codec_ops const*>(storage_->ops)
-                ->decode(storage_->codec_state, &packed, 1, values.size(), values.data(), values.size());
-            row = values.cast<double>();
+            auto const* const ops         = static_cast<backend::on_host::codec_ops const*>(storage_->ops);
+            ops->decode(storage_->codec_state, &packed, 1, values.size(), values.data(), values.size());
+            row                     = values.cast<double>();
+            float const* const mean = backend::on_host::mean_of(*storage_, head_);
+            for (Eigen::Index d = 0; mean != nullptr && d < row.size(); ++d) row[d] += mean[d];
         }
         return row;
     }

@@ -37,7 +37,7 @@ sees(problem const& p, pool_ref const& pool, index_t row_head, index_t position,
         index_t const at   = placed != nullptr ? placed[slot] : slot;
         index_t const from = lower / d.align * d.align;
         if (at < 0) return {};
-        if (d.before > 0) return at < d.before && at < from ? std::optional(0.0) : std::nullopt;
+        if (d.before > 0) return at >= d.after && at < d.before && at < from ? std::optional(0.0) : std::nullopt;
         return at >= from && (!p.options.causal || at <= position) ? std::optional(0.0) : std::nullopt;
     }
     case visibility_kind::routed_blocks: {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// How a host stores rows in a cache and summarises blocks, with any codec and any host policy.
+// How a host stores rows in a cache, summarises blocks and packs them, with any codec and any host policy.
 //
 //   store       row -> f32 -> encode                      (bytes as they are where tensor and pool have one raw type)
 //   summarise   decode -> fp32 sum in token order -> divide once -> encode
+//   pack        decode -> less the mean, where there is one -> encode, row by row or a tile at a time
 //
-// An item of work is a run of 64 rows, or a block of one head and side. One item owns each row and each sum, so bits
-// depend neither on threads nor on how a sequence was cut into appends. Few rows make one item: a decode step starts no
-// team.
+// An item of work is a run of 64 rows (or a tile that is larger), or a block of one head and side. One item owns each
+// row, tile and sum, so bits depend neither on threads nor on how a sequence was cut into appends. Few rows make one
+// item: a decode step starts no team.
 
 #include <butterfly/backend/host/codec_ops.hpp>
 #include <butterfly/backend/host/rows.hpp>
@@ -30,9 +31,14 @@ namespace on_host {
 /// Rows, or rows that enter summaries, that one item of work is worth.
 inline constexpr index_t rows_per_item = 64;
 
-/// One thread's buffers: a row and a sum.
+/// Rows that the codec of a storage packs together.
+[[nodiscard]] inline index_t tile_of(storage_ref const& s) noexcept {
+    return s.pages ? 1 : index_t{1} << s.page_shift;
+}
+
+/// One thread's buffers: the rows of a tile and a sum.
 struct cache_scratch {
-    float* row; // [widest row]
+    float* row; // [largest tile][widest row]
     float* sum; // [widest row]
 
     [[nodiscard]] static index_t widest(cache_update const& u) noexcept {
@@ -40,11 +46,16 @@ struct cache_scratch {
         for (storage_ref const& s : u.rows) most = std::max(most, s.shape.head_dim);
         return most;
     }
-    [[nodiscard]] static index_t bytes(cache_update const& u) noexcept { return 2 * scratch_bytes<float>(widest(u)); }
+    [[nodiscard]] static index_t tile_values(cache_update const& u) noexcept {
+        return std::max(tile_of(u.packed[0]), tile_of(u.packed[1])) * widest(u);
+    }
+    [[nodiscard]] static index_t bytes(cache_update const& u) noexcept {
+        return scratch_bytes<float>(tile_values(u)) + scratch_bytes<float>(widest(u));
+    }
 
     cache_scratch(cache_update const& u, std::byte* memory) noexcept {
         carver c(memory);
-        row = c.take<float>(widest(u));
+        row = c.take<float>(tile_values(u));
         sum = c.take<float>(widest(u));
     }
 };
@@ -55,7 +66,7 @@ struct cache_scratch {
 }
 
 inline void encode_row(storage_ref const& s, float const* values, std::byte* row) noexcept {
-    static_cast<codec_ops const*>(s.ops)->encode(s.codec_state, values, s.shape.head_dim, row);
+    s.encode(s.codec_state, values, s.shape.head_dim, s.shape.head_dim, row);
 }
 
 /// Packs one row.
@@ -109,6 +120,52 @@ summarise(cache_update const& u, kv_side side, index_t head, index_t block, cach
                                        : static_cast<float>(std::log(static_cast<double>(total)));
 }
 
+/// Writes the mean of the first tokens of one head and side. A channel that has no finite mean gets zero, so that a NaN
+/// stays in the rows that have it.
+inline void centre(cache_update const& u, kv_side side, index_t head, cache_scratch const& at) noexcept {
+    storage_ref const& rows = u.rows[static_cast<int>(side)];
+    storage_ref const& to   = u.packed[static_cast<int>(side)];
+    index_t const count     = u.centre[static_cast<int>(side)];
+    index_t const dim       = rows.shape.head_dim;
+    auto const* const ops   = static_cast<codec_ops const*>(rows.ops);
+    std::fill_n(at.sum, dim, 0.0F);
+    for (index_t position = 0; position < count; ++position) {
+        std::byte const* const row = row_address(rows, head, position);
+        ops->decode(rows.codec_state, &row, 1, dim, at.row, dim);
+        for (index_t d = 0; d < dim; ++d) at.sum[d] += at.row[d];
+    }
+    auto* const mean = host_pointer<float>(to.mean) + head * dim;
+    for (index_t d = 0; d < dim; ++d) {
+        float const x = at.sum[d] / static_cast<float>(count);
+        mean[d]       = std::isfinite(x) ? x : 0.0F;
+    }
+}
+
+/// Packs tokens [first, end) of one head and side, which are whole tiles.
+inline void
+pack(cache_update const& u, kv_side side, index_t head, index_t first, index_t end, cache_scratch const& at) noexcept {
+    storage_ref const& rows = u.rows[static_cast<int>(side)];
+    storage_ref const& to   = u.packed[static_cast<int>(side)];
+    index_t const dim       = rows.shape.head_dim;
+    index_t const tile      = tile_of(to);
+    auto const* const from  = static_cast<codec_ops const*>(rows.ops);
+    float const* const mean = mean_of(to, head);
+    for (; first < end; first += tile) {
+        for (index_t j = 0; j < tile; ++j) {
+            float* const x         = at.row + j * dim;
+            index_t const position = std::max(first + j, u.skip); // what is seen elsewhere widens no grid
+            if (position >= first + tile) {
+                std::fill_n(x, dim, 0.0F);
+                continue;
+            }
+            std::byte const* const row = row_address(rows, head, position);
+            from->decode(rows.codec_state, &row, 1, dim, x, dim);
+            for (index_t d = 0; mean != nullptr && d < dim; ++d) x[d] -= mean[d];
+        }
+        encode_row(to, at.row, row_address(to, head, first));
+    }
+}
+
 /// Threads of one update and their buffers.
 struct cache_team {
     executor const& threads;
@@ -140,11 +197,19 @@ struct cache_team {
         });
     }
 
+    /// Summarises blocks, or packs them.
+    void condense(block_range blocks) const noexcept {
+        if (blocks.end <= blocks.first) return;
+        if (u.summaries[0].data) summarise(blocks);
+        if (!u.packed[0].data) return;
+        if (blocks.first == 0) centre();
+        pack(blocks);
+    }
+
     void summarise(block_range blocks) const noexcept {
-        index_t const heads = u.rows[0].shape.heads;
-        index_t const count = blocks.end - blocks.first;
-        index_t const total = 2 * heads * count;
-        if (count <= 0) return;
+        index_t const heads    = u.rows[0].shape.heads;
+        index_t const count    = blocks.end - blocks.first;
+        index_t const total    = 2 * heads * count;
         index_t const per_item = std::max<index_t>(1, rows_per_item / u.block_size);
         threads.each(detail::ceil_div(total, per_item), [&](index_t item, int thread) noexcept {
             cache_scratch const at = buffers(thread);
@@ -153,6 +218,31 @@ struct cache_team {
                 auto const side    = i < heads * count ? kv_side::keys : kv_side::values;
                 on_host::summarise(u, side, head, blocks.first + i % count, at);
             }
+        });
+    }
+
+    void centre() const noexcept {
+        index_t const heads = u.rows[0].shape.heads;
+        if (u.centre[0] == 0 && u.centre[1] == 0) return;
+        threads.each(2 * heads, [&](index_t item, int thread) noexcept {
+            auto const side = item < heads ? kv_side::keys : kv_side::values;
+            if (u.centre[static_cast<int>(side)] > 0) on_host::centre(u, side, item % heads, buffers(thread));
+        });
+    }
+
+    void pack(block_range blocks) const noexcept {
+        index_t const heads   = u.rows[0].shape.heads;
+        index_t const first   = blocks.first * u.block_size;
+        index_t const end     = blocks.end * u.block_size;
+        auto const run        = [&](int side) { return std::max(rows_per_item, tile_of(u.packed[side])); };
+        index_t const k_items = heads * detail::ceil_div(end - first, run(0));
+        index_t const v_items = heads * detail::ceil_div(end - first, run(1));
+        threads.each(k_items + v_items, [&](index_t item, int thread) noexcept {
+            auto const side    = item < k_items ? kv_side::keys : kv_side::values;
+            index_t const i    = item < k_items ? item : item - k_items;
+            index_t const rows = run(static_cast<int>(side));
+            index_t const from = first + i / heads * rows;
+            on_host::pack(u, side, i % heads, from, std::min(from + rows, end), buffers(thread));
         });
     }
 };
@@ -193,9 +283,9 @@ void update_cache(Policy const& policy, cache_update const& u, std::span<std::by
         detail::fail<backend_error>(threads.name() + ": a share whose barrier has no board needs options.workspace");
     on_host::workspace const scratch(threads, workspace, workspace_bytes(policy, u) - on_host::scratch_alignment);
     on_host::cache_team const team{threads, scratch.data(), u};
-    team.summarise(u.before);
+    team.condense(u.before);
     team.store();
-    team.summarise(u.after);
+    team.condense(u.after);
     if (threads.first()) commit();
     threads.wait();
 }

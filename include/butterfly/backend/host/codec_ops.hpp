@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What host kernels ask of a codec: rows in, floats out, and back.
+// What host kernels ask of a codec: rows in, floats out.
 
+#include <butterfly/backend/host/rows.hpp>
 #include <butterfly/core/index.hpp>
 #include <butterfly/quant/codec.hpp>
 
@@ -19,8 +20,6 @@ struct codec_ops {
                    index_t head_dim,
                    float* out,
                    index_t stride) noexcept;
-    /// Packs one row; null where the codec can only be read.
-    void (*encode)(void const* codec, float const* values, index_t head_dim, std::byte* row) noexcept;
 };
 
 template <quant::decoder Codec>
@@ -29,15 +28,14 @@ void decode_rows(
     for (int j = 0; j < count; ++j) static_cast<Codec const*>(codec)->decode(rows[j], head_dim, out + j * stride);
 }
 
-template <quant::decoder Codec>
-constexpr auto encode_function() noexcept {
-    using encode = void (*)(void const*, float const*, index_t, std::byte*) noexcept;
-    if constexpr (quant::codec<Codec>)
-        return encode{[](void const* codec, float const* values, index_t head_dim, std::byte* row) noexcept {
-            static_cast<Codec const*>(codec)->encode(values, head_dim, row);
-        }};
-    else
-        return encode{nullptr};
+/// What `count` rows of a head stand for: decoded, its mean added.
+inline void load_rows(
+    storage_ref const& s, index_t head, std::byte const* const* rows, int count, float* out, index_t stride) noexcept {
+    index_t const dim = s.shape.head_dim;
+    static_cast<codec_ops const*>(s.ops)->decode(s.codec_state, rows, count, dim, out, stride);
+    float const* const mean = mean_of(s, head);
+    for (int j = 0; mean != nullptr && j < count; ++j)
+        for (index_t d = 0; d < dim; ++d) out[j * stride + d] += mean[d];
 }
 
 } // namespace butterfly::backend::on_host

@@ -38,10 +38,15 @@ struct entries {
             return bind_codec(policy, quant::raw<float16>{}).ops;
         case codec_id::raw_bf16:
             return bind_codec(policy, quant::raw<bfloat16>{}).ops;
+        case codec_id::packed:
         case codec_id::foreign:
             break;
         }
         return nullptr;
+    }
+
+    static void const* packed_ops(quant::row_format const& f, bf16_unit unit) noexcept {
+        return &vec::packed_ops<kernel_isa>(f, resolve(unit));
     }
 
     static kernel_scratch scratch(int threads, std::span<problem const> problems) noexcept {
@@ -75,6 +80,7 @@ constinit butterfly::backend::kernel_table const BUTTERFLY_TABLE_OF(BUTTERFLY_KE
     butterfly::backend::isa_level::BUTTERFLY_KERNELS,
     butterfly::isa::BUTTERFLY_KERNELS::name(),
     &butterfly::backend::entries::raw_ops,
+    &butterfly::backend::entries::packed_ops,
     &butterfly::backend::entries::scratch,
     &butterfly::backend::entries::explain,
     &butterfly::backend::entries::run};

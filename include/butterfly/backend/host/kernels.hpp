@@ -7,6 +7,7 @@
 
 #include <butterfly/backend/host/isa_level.hpp>
 #include <butterfly/core/executor.hpp>
+#include <butterfly/quant/row_format.hpp>
 #include <butterfly/sdpa/problem.hpp>
 
 #include <cstddef>
@@ -27,6 +28,8 @@ struct kernel_table {
 
     /// The functions of a raw codec, a vec::simd_codec_ops; null of a codec that is not raw.
     void const* (*raw_ops)(codec_id, bf16_unit) noexcept;
+    /// Those of rows that are said by a format.
+    void const* (*packed_ops)(quant::row_format const&, bf16_unit) noexcept;
 
     kernel_scratch (*scratch)(int threads, std::span<problem const>) noexcept;
 

@@ -13,12 +13,23 @@ namespace butterfly::backend::on_host {
 /// The packed row of one slot; see storage_ref for the formula.
 [[nodiscard]] inline std::byte* row_address(storage_ref const& s, index_t head, index_t slot) noexcept {
     auto* const base = host_pointer<std::byte>(s.data) + head * s.head_stride;
-    if (s.pages) {
-        auto const* const pages = host_pointer<std::int32_t const>(s.pages);
-        index_t const within    = slot & ((index_t{1} << s.page_shift) - 1);
-        return base + pages[slot >> s.page_shift] * s.page_stride + within * s.slot_stride;
-    }
-    return base + (s.ring != 0 ? slot % s.ring : slot) * s.slot_stride;
+    if (s.ring != 0) slot %= s.ring;
+    if (s.page_shift == 0 && !s.pages) return base + slot * s.slot_stride;
+    auto const* const pages = host_pointer<std::int32_t const>(s.pages);
+    index_t const page      = slot >> s.page_shift;
+    index_t const within    = slot & ((index_t{1} << s.page_shift) - 1);
+    return base + (pages != nullptr ? pages[page] : page) * s.page_stride + within * s.slot_stride;
+}
+
+/// Whether rows that follow one another do so in memory, slot_stride bytes apart.
+[[nodiscard]] inline bool is_run(storage_ref const& s) noexcept {
+    return !s.pages && s.page_shift == 0;
+}
+
+/// The mean of a head; null where there is none.
+[[nodiscard]] inline float const* mean_of(storage_ref const& s, index_t head) noexcept {
+    auto const* const mean = host_pointer<float const>(s.mean);
+    return mean == nullptr ? nullptr : mean + head * s.shape.head_dim;
 }
 
 /// Reads a row of a tensor as floats.

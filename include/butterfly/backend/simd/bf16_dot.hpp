@@ -274,8 +274,8 @@ inline void accumulate(value_rows const& v, float const* weights, int query_rows
     });
 }
 
-[[gnu::target("avx512bw,avx512vl,avx512bf16")]] inline void prepare(stream_queries const& q,
-                                                                    std::byte* packed) noexcept {
+[[gnu::target("avx512bw,avx512vl,avx512bf16")]] inline void
+prepare(void const*, stream_queries const& q, index_t, std::byte* packed) noexcept {
     for (int r = 0; r < q.rows; ++r)
         for (index_t d = 0; d < q.stride; d += columns) {
             float const* const from = q.data + r * q.stride + d;
@@ -286,7 +286,7 @@ inline void accumulate(value_rows const& v, float const* weights, int query_rows
 
 /// From the order of vpunpck, lanes 0-3 of each 8 columns in the first vector and 4-7 in the second.
 [[gnu::target("avx512bw,avx512vl,avx512bf16")]] inline void
-settle(float* out, int query_rows, index_t stride) noexcept {
+settle(void const*, float* out, int query_rows, index_t, index_t stride) noexcept {
     __m512i const first  = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
     __m512i const second = _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
     for (index_t d = 0; d < query_rows * stride; d += columns) {

@@ -82,15 +82,40 @@ inline constexpr index_t enough_units = 4;
     return *static_cast<simd_codec_ops const*>(s.ops);
 }
 
-/// The unit of the tile class: the one all keys and values of a problem are kept for, else f32. A problem whose
-/// storages were not bound takes f32.
+/// The unit of the tile class: the one all keys and values of a problem are kept for, coarse ones aside, else f32. A
+/// problem whose storages were not bound takes f32.
 template <class Isa>
 [[nodiscard]] tile_unit const& unit_of(problem const& p) noexcept {
-    auto const unit              = [](storage_ref const& s) { return s.ops != nullptr ? ops_of(s).tile : nullptr; };
-    tile_unit const* const first = unit(p.pools[0].keys);
+    tile_unit const* unit   = nullptr;
+    tile_unit const* coarse = nullptr; // what rows of coarse storages alone are multiplied by
+    bool found              = false;
     for (int i = 0; i < p.pool_count; ++i)
-        if (unit(p.pools[i].keys) != first || unit(p.pools[i].values) != first) return fma_unit<Isa>;
-    return first != nullptr ? *first : fma_unit<Isa>;
+        for (storage_ref const* s : {&p.pools[i].keys, &p.pools[i].values}) {
+            if (s->ops == nullptr) return fma_unit<Isa>;
+            simd_codec_ops const& ops = ops_of(*s);
+            if (ops.coarse) {
+                coarse = ops.tile;
+                continue;
+            }
+            if (found && ops.tile != unit) return fma_unit<Isa>;
+            unit  = ops.tile;
+            found = true;
+        }
+    tile_unit const* const taken = found ? unit : coarse;
+    return taken != nullptr ? *taken : fma_unit<Isa>;
+}
+
+/// Whether a unit reads the rows of a storage as they are: words of its own kind that nothing is added to.
+[[nodiscard]] inline bool is_of_unit(tile_unit const& unit, storage_ref const& s) noexcept {
+    return !s.mean && s.codec == (unit.pairs == 1 ? codec_id::raw_f32 : codec_id::raw_bf16);
+}
+
+/// Whether some rows of a problem are decoded and rounded to what its unit packs.
+[[nodiscard]] inline bool has_rounded_rows(problem const& p, tile_unit const& unit) noexcept {
+    if (unit.pairs == 1) return false; // decoded to where they are packed
+    for (int i = 0; i < p.pool_count; ++i)
+        if (!is_of_unit(unit, p.pools[i].keys) || !is_of_unit(unit, p.pools[i].values)) return true;
+    return false;
 }
 
 /// Rows an item of the tile class aims at: whole strips, as many as a unit likes where that leaves enough items, and
@@ -306,7 +331,7 @@ void run_spans(problem const& p, item const& i, Attention& attention, std::byte*
 
 /// Addresses of the rows of a key tile in one storage.
 inline void gather_rows(storage_ref const& s, index_t kv_head, key_tile const& tile, std::byte const** rows) noexcept {
-    if (tile.slots != nullptr || s.pages) {
+    if (tile.slots != nullptr || !host::is_run(s)) {
         for (int j = 0; j < tile.count; ++j) rows[j] = host::row_address(s, kv_head, tile.slot(j));
         return;
     }

@@ -7,7 +7,7 @@
 //   score        dot products with packed rows, in place        null: decode to scratch, then f32 rows
 //   accumulate   weighted sums of packed rows, in place         null: likewise
 //   prepare      packs the queries for `score`                  null: it reads floats
-//   settle       puts the columns of sums in order              null: they are
+//   settle       brings sums to the order and basis of rows     null: they are
 //   tile         the unit of the tile class                     null: decode, then f32
 //
 // A codec with `decode` alone works. A user's codec may bring more through its own `simd_ops(Isa, codec)`, found by
@@ -37,7 +37,7 @@ struct stream_queries {
 };
 
 /// Floats that rows of queries and outputs are padded to: the longest run of columns that a leaf works on.
-inline constexpr index_t query_padding = 32;
+inline constexpr index_t query_padding = 64;
 
 /// Rows that will be read next: fetched while the present ones are worked on, row k beside present row k.
 struct rows_ahead {
@@ -69,6 +69,7 @@ struct key_rows {
     int count;
     index_t head_dim;
     rows_ahead ahead{};
+    void const* codec = nullptr; // storage_ref::codec_state
 };
 
 /// Packed value rows of a tile, and which of them to sum: rows[keys[k]] for k in [0, count), keys ascending.
@@ -78,6 +79,7 @@ struct value_rows {
     int count;
     index_t head_dim;
     rows_ahead ahead{};
+    void const* codec = nullptr; // storage_ref::codec_state
 };
 
 /// Rows ahead piece by piece, for `accumulate` to fetch one piece beside each key while it makes its passes over the
@@ -140,13 +142,16 @@ struct simd_codec_ops {
     /// are not listed are zero.
     void (*accumulate)(value_rows const&, float const* weights, int query_rows, float* out, index_t stride) noexcept;
     /// Packs the rows of q for `score`, once for an item and its keys of this codec; null: it reads floats.
-    void (*prepare)(stream_queries const& q, std::byte* packed) noexcept = nullptr;
-    /// Puts columns in order that `accumulate` keeps in one of its own, once for a span; null: they are in order.
-    void (*settle)(float* out, int query_rows, index_t stride) noexcept = nullptr;
-    /// What multiplies packed rows in the tile class; null: they are decoded to f32.
+    void (*prepare)(void const* codec, stream_queries const& q, index_t head_dim, std::byte* packed) noexcept = nullptr;
+    /// Brings sums that `accumulate` keeps in an order or a basis of its own to that of rows, once for a span; null:
+    /// they are.
+    void (*settle)(void const* codec, float* out, int query_rows, index_t head_dim, index_t stride) noexcept = nullptr;
+    /// What multiplies rows in the tile class; null: they are decoded to f32.
     tile_unit const* tile = nullptr;
     /// What multiplies in `score` and `accumulate`, for people.
     char const* unit = "f32";
+    /// Rows are coarser than bfloat16: whatever unit other storages are kept for may take them, rounded to its type.
+    bool coarse = false;
 };
 
 inline namespace BUTTERFLY_ISA_NAMESPACE {
@@ -344,12 +349,10 @@ void accumulate_raw(value_rows const& v, float const* weights, int query_rows, f
 }
 
 template <class Isa, class T>
-inline constexpr simd_codec_ops raw_ops{
-    {&decode_raw<Isa, T>, host::encode_function<quant::raw<T>>()}, &score_raw<Isa, T>, &accumulate_raw<Isa, T>};
+inline constexpr simd_codec_ops raw_ops{{&decode_raw<Isa, T>}, &score_raw<Isa, T>, &accumulate_raw<Isa, T>};
 
 template <class Isa, quant::decoder Codec>
-inline constexpr simd_codec_ops foreign_ops{
-    {&host::decode_rows<Codec>, host::encode_function<Codec>()}, nullptr, nullptr};
+inline constexpr simd_codec_ops foreign_ops{{&host::decode_rows<Codec>}, nullptr, nullptr};
 
 /// The leaf of a codec: what the kernels of an instruction set call for it.
 template <class Isa, class T>

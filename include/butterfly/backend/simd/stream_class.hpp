@@ -55,6 +55,7 @@ struct stream_scratch {
     float* queries;    // [rows][key stride], zero-padded
     std::byte* packed; // [rows][4 * key stride]: the same as a codec wants them
     float* scores;     // [rows][tile_slots]
+    float* lift;       // [rows]: added to logits of a pool whose keys have a mean
     float* decoded;    // [tile_slots][wider stride]: rows of codecs that cannot be read in place
     stream_part total;
     std::byte* part; // stream_part: of the span that is walked
@@ -63,6 +64,7 @@ struct stream_scratch {
 
     [[nodiscard]] static index_t bytes(int rows, index_t dk, index_t dv) noexcept {
         return 2 * host::scratch_bytes<float>(rows * padded(dk)) + host::scratch_bytes<float>(rows * tile_slots) +
+               host::scratch_bytes<float>(rows) +
                host::scratch_bytes<float>(tile_slots * std::max(padded(dk), padded(dv))) +
                2 * stream_part::bytes(rows, padded(dv));
     }
@@ -72,6 +74,7 @@ struct stream_scratch {
         queries = c.take<float>(rows * padded(dk));
         packed  = c.take<std::byte>(4 * rows * padded(dk));
         scores  = c.take<float>(rows * tile_slots);
+        lift    = c.take<float>(rows);
         decoded = c.take<float>(tile_slots * std::max(padded(dk), padded(dv)));
         total   = stream_part(rows, padded(dv), c.take<std::byte>(stream_part::bytes(rows, padded(dv))));
         part    = c.take<std::byte>(stream_part::bytes(rows, padded(dv)));
@@ -105,7 +108,7 @@ public:
         stream_part const part(i_.rows(), stride_, memory);
         part.clear(i_.rows(), stride_);
         pool_ref const& pool = p_.pools[pool_index];
-        prepare(ops_of(pool.keys));
+        prepare(pool.keys);
         row_tile const rows = rows_of(p_, pool, i_);
         key_span const slots{span * span_slots, (span + 1) * span_slots};
         tile_cursor cursor;
@@ -124,8 +127,7 @@ public:
         } else {
             walk_timed(pool, extent_of(p_, pool, pool_index, i_), walk);
         }
-        simd_codec_ops const& values = ops_of(pool.values);
-        if (values.settle != nullptr) values.settle(part.out, i_.rows(), stride_);
+        settle(pool.values, part);
     }
 
     /// total = total merged with part; an empty part changes no bit.
@@ -197,12 +199,30 @@ private:
         }
     }
 
-    /// Queries as the keys' codec wants them, unless they are.
-    void prepare(simd_codec_ops const& keys) noexcept {
-        if (keys.prepare == nullptr || prepared_ == &keys) return;
+    /// Queries as the keys' codec wants them, unless they are, and what the mean of keys that are read in place adds to
+    /// logits.
+    void prepare(storage_ref const& keys) noexcept {
+        simd_codec_ops const& ops = ops_of(keys);
+        float const* const mean   = ops.score != nullptr ? host::mean_of(keys, i_.kv_head) : nullptr;
+        for (int r = 0; mean != nullptr && r < i_.rows(); ++r) {
+            float const* const query = at_.queries + r * key_stride_;
+            at_.lift[r]              = p_.options.scale * std::inner_product(mean, mean + dk_, query, 0.0F);
+        }
+        if (ops.prepare == nullptr || (prepared_ == &ops && prepared_for_ == keys.codec_state)) return;
         stream_queries const q{at_.queries, key_stride_, i_.rows()};
-        keys.prepare(q, at_.packed);
-        prepared_ = &keys;
+        ops.prepare(keys.codec_state, q, dk_, at_.packed);
+        prepared_     = &ops;
+        prepared_for_ = keys.codec_state;
+    }
+
+    /// Sums of a span in the order and basis of rows, their mean added.
+    void settle(storage_ref const& values, stream_part const& part) noexcept {
+        simd_codec_ops const& ops = ops_of(values);
+        if (ops.accumulate == nullptr) return; // they were decoded
+        if (ops.settle != nullptr) ops.settle(values.codec_state, part.out, i_.rows(), dv_, stride_);
+        float const* const mean = host::mean_of(values, i_.kv_head);
+        for (int r = 0; mean != nullptr && r < i_.rows(); ++r)
+            for (index_t d = 0; d < dv_; ++d) part.out[r * stride_ + d] += part.sum[r] * mean[d];
     }
 
     /// Keys `seen` of a tile for the rows [first_row, first_row + rows).
@@ -248,7 +268,7 @@ private:
         std::byte const* turned[tile_slots];
         rows_ahead const after{in_turns(first_ones ? values : values_seen, count, turned), how_.ahead ? count : 0,
                                row_bytes(pool.values, dv_), 0, how_.lead};
-        score(pool.keys, {shown, count, dk_, after}, first_row, rows, scores);
+        score(pool.keys, {shown, count, dk_, after, pool.keys.codec_state}, first_row, rows, scores);
         if (first_ones)
             for (int r = 0; r < rows; ++r)
                 std::fill(scores + r * tile_slots + count, scores + (r + 1) * tile_slots, minus_infinity);
@@ -262,7 +282,8 @@ private:
                               skip,
                               how_.lead,
                               how_.in_order};
-        accumulate(pool.values, values, {values, keys, count, dv_, next}, first_row, rows, part);
+        accumulate(pool.values, values, {values, keys, count, dv_, next, pool.values.codec_state}, first_row, rows,
+                   part);
     }
 
     /// Rows in the order in which they are to be fetched.
@@ -277,8 +298,13 @@ private:
         simd_codec_ops const& ops = ops_of(s);
         stream_queries const q{at_.queries + first_row * key_stride_, key_stride_, query_rows, p_.options.scale,
                                at_.packed + 4 * first_row * key_stride_};
-        if (ops.score != nullptr) return ops.score(k, q, scores);
-        ops.base.decode(s.codec_state, k.rows, k.count, dk_, at_.decoded, key_stride_);
+        if (ops.score != nullptr) {
+            ops.score(k, q, scores);
+            for (int r = 0; s.mean && r < query_rows; ++r)
+                for (int j = 0; j < k.count; ++j) scores[r * tile_slots + j] += at_.lift[first_row + r];
+            return;
+        }
+        host::load_rows(s, i_.kv_head, k.rows, k.count, at_.decoded, key_stride_);
         std::byte const* decoded[tile_slots];
         for (int i = 0; i < k.count; ++i)
             decoded[i] = reinterpret_cast<std::byte const*>(at_.decoded + i * key_stride_);
@@ -297,7 +323,7 @@ private:
         if (ops.accumulate != nullptr) return ops.accumulate(v, weights, query_rows, out, stride_);
         std::byte const* listed[tile_slots];
         for (int k = 0; k < v.count; ++k) listed[k] = rows[v.keys[k]];
-        ops.base.decode(s.codec_state, listed, v.count, dv_, at_.decoded, stride_);
+        host::load_rows(s, i_.kv_head, listed, v.count, at_.decoded, stride_);
         for (int k = 0; k < v.count; ++k)
             rows[v.keys[k]] = reinterpret_cast<std::byte const*>(at_.decoded + k * stride_);
         accumulate_raw<Isa, float>({rows, v.keys, v.count, dv_}, weights, query_rows, out, stride_);
@@ -374,6 +400,7 @@ private:
     stream_scratch<Isa> at_;
     read_pattern how_{};
     simd_codec_ops const* prepared_ = nullptr; // whose queries `packed` holds
+    void const* prepared_for_       = nullptr; // and of which codec
 };
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

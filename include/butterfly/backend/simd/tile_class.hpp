@@ -54,8 +54,8 @@ public:
     tile_attention(problem const& p, cut const& c, item const& i, std::byte* memory) noexcept
         : p_(p), i_(i), unit_(unit_of<Isa>(p)), dk_(p.q.shape.head_dim), dv_(p.out.shape.head_dim),
           masked_(static_cast<bool>(p.options.mask.data)), adjusted_(is_adjusted(p)), spanned_(c.spanned),
-          at_(unit_, {i.rows(), dk_, dv_, masked_, spanned_}, memory), to_(part_at(at_.part)),
-          ahead_(p_, i_, unit_, spanned_) {}
+          at_(unit_, {i.rows(), dk_, dv_, masked_, spanned_, has_rounded_rows(p, unit_)}, memory),
+          to_(part_at(at_.part)), ahead_(p_, i_, unit_, spanned_) {}
 
     /// `next`: the item whose queries this thread will probably read next.
     void run(item const& next = {}) noexcept {
@@ -156,16 +156,18 @@ private:
         std::byte const* key_rows[tile_slots];
         std::byte const* rows[tile_slots];
         gather_rows(pool.keys, i_.kv_head, tile, key_rows);
-        operand const keys_packed = pack_keys(pool.keys, tile, key_rows, first, end);
         gather_rows(pool.values, i_.kv_head, tile, rows);
-        operand values_packed = pack_values(pool.values, tile, rows, first, end);
-        bool const runs       = tile.bits == nullptr || find_runs(tile);
+        ahead_.begin(pool, tile, key_rows, rows);
+        storage_ref const keys_kept = for_unit(pool.keys, key_rows, first, end, at_.key_rows);
+        storage_ref const values    = for_unit(pool.values, rows, first, end, at_.value_rows);
+        operand const keys_packed   = pack_keys(keys_kept, tile, key_rows, first, end);
+        operand values_packed       = pack_values(values, tile, rows, first, end);
+        bool const runs             = tile.bits == nullptr || find_runs(tile);
         // A value that is not finite must not reach rows that do not see it, as 0 * inf: the unit is given zeros for
         // it, and it is added to the rows that do, always, so that no bit depends on who shares an item.
         std::uint64_t const broken = broken_keys(values_packed, rows, first, end);
-        if (broken != 0) values_packed = pack_without(broken, pool.values, rows, first, end);
+        if (broken != 0) values_packed = pack_without(broken, values, rows, first, end);
 
-        ahead_.begin(pool, tile, key_rows, rows);
         if (unit_.start != nullptr) unit_.start(); // here, since visibilities are not the library's code
         for (int s = 0; s < strips(); ++s) {
             strip_keys keys = keys_of(tile, weightless, s);
@@ -194,7 +196,7 @@ private:
                              rows_in(s), to_.fresh[s], ahead, factor, out(to_, s));
             ahead.fetch_rest();
             to_.fresh[s] = false;
-            if (broken != 0) add_broken(broken, pool.values, rows, tile, weightless, s, keys);
+            if (broken != 0) add_broken(broken, values, rows, tile, weightless, s, keys);
         }
         if (unit_.stop != nullptr) unit_.stop();
         ahead_.rest().fetch_rest();
@@ -208,6 +210,25 @@ private:
         index_t stride;
     };
 
+    /// A storage as the unit takes it: itself, or, where the unit packs rows of bfloat16 and these are others, its rows
+    /// decoded and rounded to that.
+    [[nodiscard]] storage_ref
+    for_unit(storage_ref const& s, std::byte const** rows, int first, int end, bfloat16* to) noexcept {
+        if (unit_.pairs == 1 || is_of_unit(unit_, s)) return s;
+        index_t const dim = s.shape.head_dim;
+        for (int j = first; j < end; j += rows_at_once) {
+            int const count = std::min(rows_at_once, end - j);
+            host::load_rows(s, i_.kv_head, rows + j, count, at_.rows, dim);
+            for (index_t i = 0; i < count * dim; ++i) to[j * dim + i] = bfloat16(at_.rows[i]);
+            for (int k = j; k < j + count; ++k) rows[k] = reinterpret_cast<std::byte const*>(to + k * dim);
+        }
+        return {.data        = memory_ref(to),
+                .shape       = {1, tile_slots, dim},
+                .slot_stride = 2 * dim,
+                .codec       = codec_id::raw_bf16,
+                .ops         = &raw_ops<Isa, bfloat16>};
+    }
+
     [[nodiscard]] operand pack_keys(
         storage_ref const& keys, key_tile const& tile, std::byte const* const* rows, int first, int end) noexcept {
         bool const whole = dk_ % unit_.pairs == 0 && unit_.key_stride != nullptr;
@@ -217,8 +238,8 @@ private:
         if (unit_.pack_keys != nullptr)
             unit_.pack_keys(rows, first, end, dk_, at_.keys);
         else
-            ops_of(keys).base.decode(keys.codec_state, rows + first, end - first, dk_,
-                                     reinterpret_cast<float*>(at_.keys) + first * stride, stride);
+            host::load_rows(keys, i_.kv_head, rows + first, end - first,
+                            reinterpret_cast<float*>(at_.keys) + first * stride, stride);
         return {at_.keys, stride};
     }
 
@@ -233,8 +254,8 @@ private:
         if (unit_.pack_values != nullptr)
             unit_.pack_values(rows, first, end, dv_, at_.values);
         else
-            ops_of(values).base.decode(values.codec_state, rows + first, end - first, dv_,
-                                       reinterpret_cast<float*>(at_.values) + first * stride, stride);
+            host::load_rows(values, i_.kv_head, rows + first, end - first,
+                            reinterpret_cast<float*>(at_.values) + first * stride, stride);
         return {at_.values, stride};
     }
 
@@ -242,7 +263,7 @@ private:
     /// register blocks reach beyond [first, end).
     [[nodiscard]] bool
     in_place(storage_ref const& s, key_tile const& tile, std::byte const* const* rows) const noexcept {
-        if (s.codec != (unit_.pairs == 1 ? codec_id::raw_f32 : codec_id::raw_bf16) || s.pages) return false;
+        if (!is_of_unit(unit_, s) || !host::is_run(s)) return false;
         return tile.slots == nullptr && tile.count == tile_slots && s.slot_stride % 4 == 0 &&
                rows[tile_slots - 1] - rows[0] == (tile_slots - 1) * s.slot_stride &&
                reinterpret_cast<std::uintptr_t>(rows[0]) % 4 == 0;
@@ -398,7 +419,7 @@ private:
             return {at_.values, stride};
         }
         auto* const to = reinterpret_cast<float*>(at_.values);
-        ops_of(values).base.decode(values.codec_state, rows + first, end - first, dv_, to + first * stride, stride);
+        host::load_rows(values, i_.kv_head, rows + first, end - first, to + first * stride, stride);
         for (int j = first; j < end; ++j)
             if ((broken >> j & 1U) != 0U) std::fill_n(to + j * stride, dv_, 0.0F);
         return {at_.values, stride};
@@ -415,7 +436,7 @@ private:
         for (std::uint64_t left = broken & ~weightless & detail::bit_range(keys.first, keys.end); left != 0;
              left &= left - 1) {
             int const j = std::countr_zero(left);
-            ops_of(values).base.decode(values.codec_state, rows + j, 1, dv_, at_.rows, dv_);
+            host::load_rows(values, i_.kv_head, rows + j, 1, at_.rows, dv_);
             for (int r = 0; r < rows_in(s); ++r) {
                 int const row = s * strip() + r;
                 if (tile.bits != nullptr && (tile.bits[row / i_.heads] >> j & 1U) == 0U) continue;

@@ -19,6 +19,7 @@ struct tile_extent {
     index_t dk, dv; // columns of keys and of values
     bool masked;    // there is an additive mask
     bool spanned;   // keys are walked in spans
+    bool rounded;   // rows of some storages are rounded to bfloat16
 };
 
 /// One thread's memory of the tile class.
@@ -36,6 +37,8 @@ struct tile_scratch {
     float* position;        // [rows]: relative to the item's first
     float* mask;            // [rows][tile_slots]: the additive mask of a tile
     float* rows;            // [rows_at_once][head_dim]: rows on their way in and out
+    bfloat16* key_rows;     // [tile_slots][dk]: rows rounded for the unit
+    bfloat16* value_rows;   // [tile_slots][dv]
 
     [[nodiscard]] static index_t bytes(tile_unit const& unit, tile_extent const& e) noexcept {
         tile_scratch nothing;
@@ -64,9 +67,11 @@ private:
         part                 = c.take<std::byte>(tile_part::bytes(unit, all, e.dv));
         total                = c.take<std::byte>(e.spanned ? tile_part::bytes(unit, all, e.dv) : 0);
         for (float** array : {&begin, &end, &slope, &position}) *array = c.take<float>(all);
-        factor = c.take<float>(unit.strip);
-        rows   = c.take<float>(rows_at_once * std::max(e.dk, e.dv));
-        mask   = c.take<float>(e.masked ? all * tile_slots : 0);
+        factor     = c.take<float>(unit.strip);
+        rows       = c.take<float>(rows_at_once * std::max(e.dk, e.dv));
+        mask       = c.take<float>(e.masked ? all * tile_slots : 0);
+        key_rows   = c.take<bfloat16>(e.rounded ? tile_slots * e.dk : 0);
+        value_rows = c.take<bfloat16>(e.rounded ? tile_slots * e.dv : 0);
         return c.taken();
     }
 };

@@ -124,8 +124,10 @@ template <class Policy, element KV = float>
         std::string what = detail::say("window", near.window, "align", near.align, "tokens", tokens, "keys", keys);
         detail::expect_definition(r, what, policy, s, p, o, detail::whole(p, near));
 
-        visible::interval const before{.window = near.window, .align = near.align, .before = draws.between(1, 20)};
-        what = detail::say("before", before.before, "window", near.window, "tokens", tokens, "keys", keys);
+        visible::interval const before{
+            .window = near.window, .align = near.align, .before = draws.between(1, 90), .after = draws.below(20)};
+        what = detail::say("before", before.before, "after", before.after, "window", near.window, "tokens", tokens,
+                           "keys", keys);
         detail::expect_definition(r, what, policy, s, p, o, detail::whole(p, before));
 
         detail::scattered_rule const rule;

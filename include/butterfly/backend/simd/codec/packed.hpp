@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The leaf of packed rows (quant/row_format.hpp): scores and sums from codes, by products of bytes.
+//
+//   prepare      q' = R q (where rows are rotated), in bytes with one scale:  q' ~ unit * b,  b = 128 h + l where codes
+//                have eight bits
+//   score        s_k = scale * unit * sum_g scale_kg * (<b, level_k>_g + zero_kg * sum(b)_g)         g: groups
+//   accumulate   of a tile and group: a_k = w_k * scale_kg in whole numbers u_k of one unit a row;
+//                out += unit * sum_k u_k * level_k, in int32, + sum_k a_k * zero_kg
+//   settle       out = R^T out (where rows are rotated), once for a span
+//
+// equals score_raw and accumulate_raw (raw_codec.hpp) of the decoded rows, up to the roundings of
+//
+//   a query      to 1/254 of its largest channel, after the rotation; to 1/32512 where codes have eight bits
+//   a weight     to 1/(2 top) of the largest a_k of its tile: top is 255 or 127 where codes have up to 4 bits, else
+//                that times 257 or 129, in two bytes
+//
+// Sums of bytes are exact, so that no grouping of keys or rows changes a bit. A scale that is NaN makes its scores and
+// sums NaN.
+//
+// Why this shape: a row of 4 bits and 128 values is 66 bytes, which memory brings in a few cycles; four query heads
+// take 32 products of floats each way, and 8 of bytes. Levels come by a byte shuffle. Values of four keys are
+// interleaved, so that a product sums over keys, once for all query rows.
+
+#include <butterfly/backend/simd/bytes.hpp>
+#include <butterfly/backend/simd/raw_codec.hpp>
+#include <butterfly/backend/simd/rotate.hpp>
+
+#include <array>
+#include <cmath>
+#include <utility>
+
+#if defined(__AVX2__) || defined(__aarch64__)
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+namespace packed {
+
+using quant::packing;
+using quant::row_format;
+
+/// Values of a chunk.
+inline constexpr index_t chunk = 64;
+
+[[nodiscard]] inline row_format const& format_of(void const* codec) noexcept {
+    return *static_cast<row_format const*>(codec);
+}
+
+/// Values of a group of rows of n.
+[[nodiscard]] inline index_t group_of(row_format const& f, index_t n) noexcept {
+    return f.group == 0 ? n : std::min(f.group, n);
+}
+
+/// Whether rows can be read here: values of a chunk are of one group.
+[[nodiscard]] inline bool is_served(row_format const& f) noexcept {
+    return f.codes != packing::base6 && f.group % chunk == 0;
+}
+
+/// Bytes of the codes of `count` values.
+template <packing Codes>
+[[nodiscard]] constexpr index_t bytes_of(index_t count) noexcept {
+    return quant::detail::code_bytes(Codes, count);
+}
+
+/// Calls f(first, count) for the chunks of values [begin, end): of 64, then of 32 and 16. `begin` is a multiple of 64.
+template <class F>
+[[gnu::always_inline]] inline void by_chunks(index_t begin, index_t end, F const& f) noexcept {
+    for (; end - begin >= chunk; begin += chunk) f(begin, chunk);
+    if (end - begin >= 32) {
+        f(begin, index_t{32});
+        begin += 32;
+    }
+    if (begin < end) f(begin, index_t{16});
+}
+
+/// Bytes of a value of a query, and what the first of two is worth: 128 times the second.
+template <packing Codes>
+inline constexpr int query_bytes = Codes == packing::bits8 ? 2 : 1;
+inline constexpr int query_digit = 128;
+
+/// Where the parts of a prepared query stand, in bytes: | unit f32 | sum f32 of each group | n bytes | n lower bytes |.
+struct query_layout {
+    index_t bytes_at;
+
+    query_layout(row_format const& f, index_t n) noexcept
+        : bytes_at(butterfly::detail::round_up(4 * (1 + f.groups(n)), chunk)) {}
+};
+
+/// Calls f(integral_constant<int, i>) for i in [0, Count), unrolled.
+template <int Count, class F>
+[[gnu::always_inline]] inline void unrolled(F const& f) noexcept {
+    [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+        (f(std::integral_constant<int, I>{}), ...);
+    }
+    (std::make_integer_sequence<int, Count>{});
+}
+
+template <class T>
+[[nodiscard]] inline T load_at(std::byte const* at) noexcept {
+    T x;
+    std::memcpy(&x, at, sizeof x);
+    return x;
+}
+
+template <packing Codes>
+void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* packed) noexcept {
+    constexpr int top   = query_bytes<Codes> == 1 ? 127 : 127 * query_digit;
+    row_format const& f = format_of(codec);
+    query_layout const layout(f, n);
+    for (int r = 0; r < q.rows; ++r) {
+        float row[quant::longest_row];
+        std::copy_n(q.data + r * q.stride, n, row);
+        if (f.rotated) quant::rotation{f.seed}.forward(row, n);
+        float largest = 0.0F;
+        for (index_t d = 0; d < n; ++d) largest = std::fabs(row[d]) <= largest ? largest : std::fabs(row[d]);
+        bool const finite = largest <= std::numeric_limits<float>::max();
+        float const unit  = finite ? largest / static_cast<float>(top) : std::numeric_limits<float>::quiet_NaN();
+
+        std::byte* const to    = packed + r * 4 * q.stride;
+        std::byte* const bytes = to + layout.bytes_at;
+        index_t const group    = group_of(f, n);
+        std::memcpy(to, &unit, sizeof unit);
+        for (index_t begin = 0, g = 0; begin < n; begin += group, ++g) {
+            int sum = 0;
+            for (index_t i = begin; i < std::min(begin + group, n); ++i) {
+                float const x  = finite && unit > 0.0F ? row[i] / unit : 0.0F;
+                int const near = static_cast<int>(x + (x < 0.0F ? -0.5F : 0.5F));
+                int const high = query_bytes<Codes> == 1 ? near : (near + (near < 0 ? -64 : 64)) / query_digit;
+                bytes[i]       = static_cast<std::byte>(high);
+                if constexpr (query_bytes<Codes> == 2) bytes[n + i] = static_cast<std::byte>(near - high * query_digit);
+                sum += near;
+            }
+            auto const total = static_cast<float>(sum);
+            std::memcpy(to + 4 * (1 + g), &total, sizeof total);
+        }
+    }
+}
+
+/// f(block, first, real) for blocks of as many rows as have registers, and single ones; where `pad`, the last block may
+/// have fewer rows than it says.
+template <class Isa, class F>
+void by_rows(int rows, bool pad, F const& f) noexcept {
+    constexpr int most = block::stream_sums<Isa> / 4;
+    int r              = 0;
+    for (; rows - r >= (pad ? 2 : most); r += most) f(std::integral_constant<int, most>{}, r, std::min(most, rows - r));
+    for (; r < rows; ++r) f(std::integral_constant<int, 1>{}, r, 1);
+}
+
+/// The rows of a tile, listed or the first ones, and the last of them over and over up to tile_slots.
+struct whole_tile {
+    std::byte const* const* at;
+    std::byte const* copied[tile_slots];
+
+    whole_tile(std::byte const* const* rows, int const* keys, int count) noexcept : at(rows) {
+        if (count == tile_slots) return;
+        for (int k = 0; k < count; ++k) copied[k] = rows[keys != nullptr ? keys[k] : k];
+        std::fill(copied + count, copied + tile_slots, copied[count - 1]);
+        at = copied;
+    }
+    whole_tile(whole_tile const&) = delete;
+};
+
+/// Scales and zeros of one group of the rows of a tile.
+struct tile_scales {
+    alignas(64) float scale[tile_slots];
+    alignas(64) float zero[tile_slots];
+
+    void load(row_format const& f, std::byte const* const* rows, int count, index_t g) noexcept {
+        index_t const at = g * (f.zeros ? 4 : 2);
+#pragma GCC unroll 8
+        for (int k = 0; k < count; ++k) scale[k] = quant::detail::load_half<bfloat16>(rows[k] + at);
+        std::fill(scale + count, scale + tile_slots, 0.0F);
+        std::fill(zero, zero + tile_slots, 0.0F);
+        for (int k = 0; f.zeros && k < count; ++k) zero[k] = quant::detail::load_half<float16>(rows[k] + at + 2);
+    }
+};
+
+template <class Isa>
+void settle(void const* codec, float* out, int query_rows, index_t n, index_t stride) noexcept {
+    row_format const& f = format_of(codec);
+    if (!f.rotated) return;
+    inverse_rotation const back(f.seed, n);
+    for (int r = 0; r < query_rows; ++r) back.apply<Isa>(out + r * stride);
+}
+
+/// decode: equals quant::detail::decode.
+template <class Isa, class B, packing Codes>
+void decode(
+    void const* codec, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
+    row_format const& f = format_of(codec);
+    auto const table    = B::table_of(f, 0);
+    index_t const group = group_of(f, n);
+    inverse_rotation const back(f.seed, f.rotated ? n : quant::row_step);
+    for (int j = 0; j < count; ++j) {
+        float* const to = out + j * stride;
+        for (index_t g = 0; g < f.groups(n); ++g) {
+            quant::detail::group_scale const s = quant::detail::load_group(f, rows[j], g);
+            f32<Isa> const scale(s.scale), zero(s.zero);
+            by_chunks(g * group, std::min((g + 1) * group, n), [&](index_t first, index_t some) {
+                typename B::type levels[B::vectors];
+                alignas(64) std::int8_t level[chunk];
+                B::template unpack<Codes>(rows[j] + f.header_bytes(n) + bytes_of<Codes>(first), some, table, 0, levels);
+                for (int v = 0; v < B::vectors; ++v) B::store(levels[v], level + v * B::size);
+                for (index_t i = 0; i < some; i += lanes<Isa>)
+                    (scale * (B::template widen<Isa>(level + i) + zero)).store_unaligned(to + first + i);
+            });
+        }
+        if (f.rotated) back.apply<Isa>(to);
+    }
+}
+
+} // namespace packed
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec
+
+#endif

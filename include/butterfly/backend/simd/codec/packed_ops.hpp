@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// What the kernels call for rows that are said by a format (quant/row_format.hpp), whatever codec wrote them.
+//
+//   stream class   from codes (packed.hpp) where there are products of bytes (of AVX-512, VNNI) and the format is
+//                  served: 2, 3, 4, 5 and 8 bits, one scale for each 64 values or a multiple of them; else decoded
+//   tile class     decoded once for all rows of an item, rounded to what the unit of the other pools multiplies
+
+#include <butterfly/backend/simd/bf16_ops.hpp>
+#include <butterfly/backend/simd/codec/packed_score.hpp>
+#include <butterfly/backend/simd/codec/packed_sum.hpp>
+#include <butterfly/backend/simd/fma_unit.hpp>
+#include <butterfly/quant/row_format.hpp>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+/// decode, one value after the other.
+inline void decode_format(
+    void const* codec, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
+    for (int j = 0; j < count; ++j)
+        quant::detail::decode(*static_cast<quant::row_format const*>(codec), rows[j], n, out + j * stride);
+}
+
+/// Decode alone, and a unit of the tile class.
+[[nodiscard]] constexpr simd_codec_ops decoded_ops(tile_unit const* unit) noexcept {
+    simd_codec_ops ops{{&decode_format}, nullptr, nullptr};
+    ops.tile   = unit;
+    ops.coarse = true;
+    return ops;
+}
+
+#if defined(__AVX2__) || defined(__aarch64__)
+
+/// From codes, by vectors of bytes B.
+template <class Isa, class B, quant::packing Codes>
+[[nodiscard]] constexpr simd_codec_ops byte_ops(tile_unit const* unit) noexcept {
+    simd_codec_ops ops = decoded_ops(unit);
+    ops.base.decode    = &packed::decode<Isa, B, Codes>;
+    ops.score          = &packed::score<Isa, B, Codes>;
+    ops.accumulate     = &packed::accumulate<Isa, B, Codes>;
+    ops.prepare        = &packed::prepare<Codes>;
+    ops.settle         = &packed::settle<Isa>;
+    ops.unit           = B::dot_name;
+    return ops;
+}
+
+/// The functions for each packing. Tables, because ops are known by their address.
+template <class Isa, class B, tile_unit const* Unit>
+struct byte_tables {
+    template <quant::packing Codes>
+    static constexpr simd_codec_ops of = byte_ops<Isa, B, Codes>(Unit);
+
+    [[nodiscard]] static simd_codec_ops const& find(quant::packing codes) noexcept {
+        using quant::packing;
+        return codes == packing::bits2   ? of<packing::bits2>
+               : codes == packing::bits3 ? of<packing::bits3>
+               : codes == packing::bits4 ? of<packing::bits4>
+               : codes == packing::bits5 ? of<packing::bits5>
+                                         : of<packing::bits8>;
+    }
+};
+
+#endif
+
+template <class Isa, tile_unit const* Unit>
+inline constexpr simd_codec_ops decoded_table = decoded_ops(Unit);
+
+/// The functions for a format, with a unit of the tile class.
+template <class Isa, tile_unit const* Unit>
+[[nodiscard]] simd_codec_ops const& format_ops([[maybe_unused]] quant::row_format const& f) noexcept {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+    if constexpr (lanes<Isa> == 16)
+        if (packed::is_served(f) && cpu::found().avx512_vnni) return byte_tables<Isa, bytes_512, Unit>::find(f.codes);
+#elif defined(__AVX2__)
+    if constexpr (lanes<Isa> == 8)
+        if (packed::is_served(f)) return byte_tables<Isa, bytes_256, Unit>::find(f.codes);
+#elif defined(__aarch64__)
+    if (packed::is_served(f)) return byte_tables<Isa, bytes_128, Unit>::find(f.codes);
+#endif
+    return decoded_table<Isa, Unit>;
+}
+
+/// The same; `unit` multiplies in the tile class where nothing else decides.
+template <class Isa>
+[[nodiscard]] simd_codec_ops const& packed_ops(quant::row_format const& f, bf16_unit unit) noexcept {
+    if (unit == bf16_unit::emulated) return format_ops<Isa, &emulated_unit>(f);
+#if defined(__x86_64__)
+    if (unit == bf16_unit::dot) return format_ops<Isa, &dot_unit>(f);
+    if (unit == bf16_unit::tile) return format_ops<Isa, &amx_unit>(f);
+#endif
+    return format_ops<Isa, &fma_unit<Isa>>(f);
+}
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec

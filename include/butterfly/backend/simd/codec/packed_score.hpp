@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// Scores from codes: the first product of packed.hpp. Keys stand in lanes: four bytes of each of 8 to 32 rows are
+// brought into vectors, unpacked there, and multiplied by four bytes of a query, the same for all keys, so that no sum
+// goes across lanes. With keys row by row, a sum of 16 lanes for each product took a third of the time.
+
+#include <butterfly/backend/simd/codec/packed.hpp>
+
+#if defined(__AVX2__) || defined(__aarch64__)
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+namespace packed {
+
+/// Query rows as the products read them.
+struct query_rows {
+    std::byte const* bytes;
+    index_t stride; // from row to row
+    index_t lower;  // from a byte to the lower one of its value
+
+    [[nodiscard]] query_rows at(index_t value) const noexcept { return {bytes + value, stride, lower}; }
+};
+
+/// products[r * tile_slots + key] += products of Rows queries, of Bytes bytes, with blocks of keys.
+template <class Isa, class B, int Rows, int Bytes, int Blocks>
+struct key_sums {
+    typename B::type sum[Rows * Bytes][Blocks];
+
+    [[gnu::always_inline]] void clear() noexcept {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows * Bytes; ++r)
+#pragma GCC unroll 2
+            for (int i = 0; i < Blocks; ++i) sum[r][i] = B::zero();
+    }
+    /// Four values of every key times those of the queries.
+    [[gnu::always_inline]] void add(typename B::type const* levels, query_rows const& q) noexcept {
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows * Bytes; ++r) {
+            std::byte const* const at    = q.bytes + r / Bytes * q.stride + r % Bytes * q.lower;
+            typename B::type const query = B::four_weights(load_integer<std::uint32_t>(at, 4));
+#pragma GCC unroll 2
+            for (int i = 0; i < Blocks; ++i) sum[r][i] = B::dot(sum[r][i], levels[i], query);
+        }
+    }
+    [[gnu::always_inline]] void store(float* products) const noexcept {
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 2
+            for (int i = 0; i < Blocks; ++i) {
+                f32<Isa> whole = B::template to_float<Isa>(sum[r * Bytes][i]);
+                if constexpr (Bytes == 2)
+                    whole = fma(whole, f32<Isa>(static_cast<float>(query_digit)),
+                                B::template to_float<Isa>(sum[r * Bytes + 1][i]));
+                whole.store_unaligned(products + r * tile_slots + i * B::keys);
+            }
+    }
+};
+
+/// Adds the products of a whole chunk, whose codes begin `at` bytes from the rows. Values four by four: those that
+/// stand in the same bytes come from one load.
+template <class Isa, class B, packing Codes, int Rows, int Bytes, int Blocks>
+[[gnu::always_inline]] inline void add_chunk(std::byte const* const* rows,
+                                             index_t at,
+                                             typename B::table const& table,
+                                             query_rows const& queries,
+                                             key_sums<Isa, B, Rows, Bytes, Blocks>& sums) noexcept {
+    using vector         = typename B::type;
+    constexpr auto bits  = quant::detail::bits_of(Codes);
+    constexpr int planes = 8 / bits.plane;
+    constexpr int plane  = static_cast<int>(chunk) / planes; // bytes
+    [[maybe_unused]] vector tops[Blocks][2];
+    if constexpr (bits.top != 0)
+#pragma GCC unroll 2
+        for (int i = 0; i < Blocks; ++i) B::load_keys_of_8(rows + i * B::keys, at + plane, tops[i]);
+    unrolled<plane / 16>([&](auto block) __attribute__((always_inline)) {
+        vector codes[Blocks][4];
+#pragma GCC unroll 2
+        for (int i = 0; i < Blocks; ++i) B::load_keys(rows + i * B::keys, at + 16 * block(), codes[i]);
+        unrolled<4 * planes>([&](auto number) __attribute__((always_inline)) {
+            constexpr int w = number() % 4, p = number() / 4;       // four bytes of the block, plane
+            constexpr int value = p * plane + 16 * block() + 4 * w; // the first of the four
+            constexpr int mask  = (1 << bits.plane) - 1;
+            vector levels[Blocks];
+#pragma GCC unroll 2
+            for (int i = 0; i < Blocks; ++i) {
+                if constexpr (Codes == packing::bits8) {
+                    levels[i] = B::biased(codes[i][w], B::bias);
+                } else {
+                    vector const code = B::both(B::template down<p * bits.plane>(codes[i][w]), mask);
+                    if constexpr (bits.top == 0) {
+                        levels[i] = B::look_up(table, code);
+                    } else { // bit value / 8 of the byte value % 8
+                        vector const top = B::both(B::template down<value / 8>(tops[i][w % 2]), 1);
+                        levels[i] =
+                            bits.plane == 4 ? B::look_up(table, code, top) : B::look_up(table, B::with_top(code, top));
+                    }
+                }
+            }
+            sums.add(levels, queries.at(value));
+        });
+    });
+}
+
+/// Adds the products of the 16 or 32 values that end a row, unpacked row by row.
+template <class Isa, class B, packing Codes, int Rows, int Bytes, int Blocks>
+void add_rest(std::byte const* const* rows,
+              index_t at,
+              index_t count,
+              typename B::table const& table,
+              query_rows const& queries,
+              key_sums<Isa, B, Rows, Bytes, Blocks>& sums) noexcept {
+    alignas(64) std::byte unpacked[Blocks * B::keys][chunk];
+    std::byte const* bytes[Blocks * B::keys];
+    for (int k = 0; k < Blocks * B::keys; ++k) {
+        typename B::type levels[B::vectors];
+        B::template unpack<Codes>(rows[k] + at, count, table, B::bias, levels);
+        for (int v = 0; v < B::vectors; ++v) B::store(levels[v], unpacked[k] + v * B::size);
+        bytes[k] = unpacked[k];
+    }
+    for (index_t block = 0; block < count; block += 16) {
+        typename B::type levels[Blocks][4];
+        for (int i = 0; i < Blocks; ++i) B::load_keys(bytes + i * B::keys, block, levels[i]);
+        for (int w = 0; w < 4; ++w) {
+            typename B::type four[Blocks];
+            for (int i = 0; i < Blocks; ++i) four[i] = levels[i][w];
+            sums.add(four, queries.at(block + 4 * w));
+        }
+    }
+}
+
+/// A tile of keys as the products of one group read it: rows up to a multiple of two blocks, the last one repeated.
+template <class B>
+struct score_tile {
+    std::byte const* const* rows;
+    int count;
+    typename B::table const& table;
+    index_t codes_at;   // from a row's start
+    index_t begin, end; // values of the group
+};
+
+/// products[r * tile_slots + k] of Rows queries with all rows.
+template <class Isa, class B, packing Codes, int Rows>
+void dot_rows(score_tile<B> const& t, query_rows const& queries, float* products) noexcept {
+    constexpr int blocks = 2;
+    for (int k = 0; k < t.count; k += blocks * B::keys) {
+        key_sums<Isa, B, Rows, query_bytes<Codes>, blocks> sums;
+        sums.clear();
+        index_t first = t.begin;
+        for (; t.end - first >= chunk; first += chunk)
+            add_chunk<Isa, B, Codes>(t.rows + k, t.codes_at + bytes_of<Codes>(first), t.table, queries.at(first), sums);
+        if (first < t.end)
+            by_chunks(first, t.end, [&](index_t at, index_t count) {
+                add_rest<Isa, B, Codes>(t.rows + k, t.codes_at + bytes_of<Codes>(at), count, t.table, queries.at(at),
+                                        sums);
+            });
+        sums.store(products + k);
+    }
+}
+
+/// score, from codes.
+template <class Isa, class B, packing Codes>
+void score(key_rows const& k, stream_queries q, float* scores) noexcept {
+    row_format const& f = format_of(k.codec);
+    query_layout const layout(f, k.head_dim);
+    index_t const stride = 4 * q.stride, group = group_of(f, k.head_dim);
+    auto const table = B::table_of(f, B::bias);
+    whole_tile const rows(k.rows, nullptr, k.count);
+    for (int j = 0; j < k.ahead.count; ++j) k.ahead.fetch(j);
+    tile_scales s;
+    for (index_t g = 0; g < f.groups(k.head_dim); ++g) {
+        s.load(f, k.rows, k.count, g);
+        score_tile<B> const tile{
+            rows.at, k.count, table, f.header_bytes(k.head_dim), g * group, std::min((g + 1) * group, k.head_dim)};
+        by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
+            alignas(64) float products[rows_at_once() * tile_slots];
+            std::byte const* const queries = q.packed + first * stride;
+            dot_rows<Isa, B, Codes, rows_at_once()>(tile, {queries + layout.bytes_at, stride, k.head_dim}, products);
+            for (int r = 0; r < real; ++r) {
+                std::byte const* const header = queries + r * stride;
+                f32<Isa> const unit(q.scale * load_at<float>(header)), sum(load_at<float>(header + 4 * (1 + g)));
+                float* const to = scores + (first + r) * tile_slots;
+                for (int j = 0; j < k.count; j += lanes<Isa>) {
+                    f32<Isa> const zero  = f32<Isa>::load_aligned(s.zero + j) - f32<Isa>(B::bias);
+                    f32<Isa> const dot   = fma(zero, sum, f32<Isa>::load_aligned(products + r * tile_slots + j));
+                    f32<Isa> const scale = f32<Isa>::load_aligned(s.scale + j) * unit;
+                    (g == 0 ? dot * scale : fma(dot, scale, load_as<Isa>(to + j))).store_unaligned(to + j);
+                }
+            }
+        });
+    }
+}
+
+} // namespace packed
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec
+
+#endif

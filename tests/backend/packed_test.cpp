@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: MIT
+
+// Packed rows in the SIMD kernels: decoded to the bit, scored and summed from their codes within what the kernels say
+// they round (backend/simd/codec/packed.hpp).
+
+#include <butterfly/backend/scalar.hpp>
+#include <butterfly/backend/simd.hpp>
+#include <butterfly/quant/affine.hpp>
+#include <butterfly/quant/int8.hpp>
+#include <butterfly/quant/lloyd_max.hpp>
+#include <butterfly/testing/compare.hpp>
+#include <butterfly/testing/oracle.hpp>
+#include <butterfly/testing/problem.hpp>
+
+#include "support/catch.hpp"
+#include "support/sweep.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+namespace bf      = butterfly;
+namespace quant   = butterfly::quant;
+namespace testing = butterfly::testing;
+using bf::index_t;
+
+namespace {
+
+/// Rows of a tensor packed by a codec, each head's rows at odd distances.
+template <quant::row_codec Codec>
+struct packed {
+    Codec codec;
+    bf::heads_shape shape;
+    std::vector<std::byte> bytes;
+    std::vector<float> mean;
+
+    packed(Codec const& c, testing::tensor<float> const& t, bool centred = false)
+        : codec(c), shape(t.shape()), bytes(static_cast<std::size_t>(shape.heads * shape.tokens * stride() + 1)) {
+        if (centred)
+            for (index_t i = 0; i < shape.heads * shape.head_dim; ++i)
+                mean.push_back(0.25F * static_cast<float>(i % 7));
+        for (index_t h = 0; h < shape.heads; ++h)
+            for (index_t j = 0; j < shape.tokens; ++j)
+                codec.encode(t.view().row(h, j).data(), shape.head_dim, row(h, j));
+    }
+    packed(packed const&) = delete;
+
+    [[nodiscard]] index_t stride() const { return codec.row_bytes(shape.head_dim) + 3; }
+    [[nodiscard]] std::byte* row(index_t h, index_t j) { return bytes.data() + 1 + (h * shape.tokens + j) * stride(); }
+    [[nodiscard]] bf::packed_view<Codec> view() const {
+        bf::packed_view<Codec> v{bytes.data() + 1, codec, shape};
+        v.token_stride = stride();
+        v.head_stride  = shape.tokens * stride();
+        if (!mean.empty()) v.mean = mean.data();
+        return v;
+    }
+};
+
+/// Whether the stream class works on codes here.
+template <class Codec>
+bool from_codes(Codec const& codec) {
+    auto const bound = bind_codec(bf::backend::simd<>{}, codec);
+    return static_cast<bf::backend::vec::simd_codec_ops const*>(bound.ops)->score != nullptr;
+}
+
+/// Queries as the kernel takes them: in the basis of the rows, rounded to 1/254 of the largest channel, or 1/32512.
+template <class Codec>
+testing::tensor<float> rounded(testing::tensor<float> const& q, Codec const& codec) {
+    testing::tensor<float> out(q.shape());
+    quant::row_format const& f = codec.format();
+    index_t const n            = q.shape().head_dim;
+    for (index_t h = 0; h < q.shape().heads; ++h)
+        for (index_t t = 0; t < q.shape().tokens; ++t) {
+            std::vector<float> x;
+            for (index_t d = 0; d < n; ++d) x.push_back(q.at(h, t, d));
+            if (f.rotated) quant::rotation{f.seed}.forward(x.data(), n);
+            float top = 0.0F;
+            for (float const v : x) top = std::max(top, std::abs(v));
+            float const unit = top / (f.codes == quant::packing::bits8 ? 16256.0F : 127.0F);
+            for (float& v : x) v = unit * std::trunc(v / unit + (v < 0.0F ? -0.5F : 0.5F));
+            if (f.rotated) quant::rotation{f.seed}.inverse(x.data(), n);
+            for (index_t d = 0; d < n; ++d) out.at(h, t, d) = x[static_cast<std::size_t>(d)];
+        }
+    return out;
+}
+
+/// Every row within `part` of the norm of its spread.
+void require_near(testing::tensor<float> const& got, testing::attention const& wanted, double part) {
+    bf::heads_shape const s = got.shape();
+    for (index_t h = 0; h < s.heads; ++h)
+        for (index_t t = 0; t < s.tokens; ++t) {
+            double off = 0.0, spread = 0.0;
+            for (index_t d = 0; d < s.head_dim; ++d) {
+                double const x = got.at(h, t, d) - wanted.out[wanted.at(h, t, d)];
+                off += x * x;
+                spread += wanted.spread[wanted.at(h, t, d)] * wanted.spread[wanted.at(h, t, d)];
+            }
+            CAPTURE(h, t, std::sqrt(off / spread), part);
+            REQUIRE(off <= part * part * spread);
+        }
+}
+
+/// What sums of weights in one byte, or two, may be off by.
+template <class Codec>
+double sum_error(Codec const& codec) {
+    auto const p = codec.format().codes;
+    return p == quant::packing::bits5 || p == quant::packing::bits8 ? 2e-3 : 2e-2;
+}
+
+template <class Codec>
+void check_stream(Codec const& codec, index_t head_dim, std::uint64_t seed) {
+    testing::random draws(seed, static_cast<std::uint64_t>(head_dim));
+    for (index_t const group : {1, 3, 4, 7}) {
+        index_t const tokens = draws.one_of({1, 2, 3}), keys = draws.between(1, 300);
+        bool const centred = draws.below(2) == 0;
+        CAPTURE(seed, head_dim, group, tokens, keys, centred);
+        auto p = testing::make_problem({.heads    = 2 * group,
+                                        .kv_heads = 2,
+                                        .tokens   = tokens,
+                                        .keys     = keys,
+                                        .head_dim = head_dim,
+                                        .seed     = draws.bits()});
+        packed<Codec> const k(codec, p.k, centred), v(codec, p.v, centred);
+        bf::attend_options o{.scale = p.scale, .q_position = std::max<index_t>(0, keys - tokens)};
+        o.lse = p.lse.data();
+        bf::visible::interval const sees =
+            draws.below(2) == 0 ? bf::visible::causal_prefix() : bf::visible::exact_window(draws.between(1, keys));
+        bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, bf::pool(k.view(), v.view(), sees));
+
+        // The mean of keys meets the query as it was.
+        auto const q      = from_codes(codec) && !centred ? rounded(p.q, codec) : p.q;
+        auto const wanted = testing::evaluate(q.view(), p.out.view(), o, bf::pool(k.view(), v.view(), sees));
+        require_near(p.out, wanted, !from_codes(codec) ? 1e-5 : centred ? 0.2 : sum_error(codec));
+        if (from_codes(codec) && centred) continue;
+        testing::tolerance t = testing::tolerance_of(bf::element_type::f32);
+        t.logit += 8.0; // of queries rounded twice: here, and there
+        auto const lse = testing::compare_lse(p.lse, wanted, t);
+        INFO(lse.text());
+        REQUIRE(lse.ok);
+    }
+}
+
+/// f(codec) for a codec of every packing, rotated, in groups, with zeros.
+template <class F>
+void for_each_codec(F const& f) {
+    f(quant::int8{});
+    f(quant::lloyd_max<4>(5));
+    f(quant::lloyd_max<6>(5));
+    f(quant::lloyd_max<8>(5));
+    f(quant::lloyd_max<16>(5));
+    f(quant::lloyd_max<32>(5));
+    f(quant::affine<2, 32>{});
+    f(quant::affine<3, 64>{});
+    f(quant::affine<4, 64>{});
+    f(quant::affine<8, 128>{});
+}
+
+std::uint64_t fresh_seed() {
+    static std::uint64_t const seed = std::random_device{}() % 1000000;
+    return seed;
+}
+
+} // namespace
+
+TEST_CASE("packed rows are decoded to the bit", "[backend]") {
+    testing::random draws(fresh_seed(), 1);
+    for (index_t const n : {16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 320, 576, 1024}) {
+        if (test::short_sweep() && n > 128) continue;
+        for_each_codec([&](auto const& codec) {
+            CAPTURE(fresh_seed(), codec.name(), n);
+            index_t const count = draws.between(1, 64);
+            testing::tensor<float> rows({1, count, n});
+            testing::fill(rows, testing::random(draws.bits(), 2), testing::distribution::normal);
+            packed<std::remove_cvref_t<decltype(codec)>> p(codec, rows);
+            std::vector<std::byte const*> at;
+            for (index_t j = 0; j < count; ++j) at.push_back(p.row(0, j));
+            std::vector<float> got(static_cast<std::size_t>(count * (n + 1))), want(static_cast<std::size_t>(n));
+            auto const bound = bind_codec(bf::backend::simd<>{}, codec);
+            auto const* ops  = static_cast<bf::backend::on_host::codec_ops const*>(bound.ops);
+            ops->decode(&codec, at.data(), static_cast<int>(count), n, got.data(), n + 1);
+            for (index_t j = 0; j < count; ++j) {
+                codec.decode(p.row(0, j), n, want.data());
+                REQUIRE(std::equal(want.begin(), want.end(), got.begin() + j * (n + 1), [](float a, float b) {
+                    return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
+                }));
+            }
+        });
+    }
+}
+
+TEST_CASE("packed rows are attended as what they decode to, queries and weights rounded", "[backend]") {
+    for (index_t const n : {16, 48, 64, 80, 128, 192, 256, 576}) {
+        if (test::short_sweep() && n != 80 && n != 128) continue;
+        for_each_codec([&](auto const& codec) {
+            CAPTURE(codec.name());
+            check_stream(codec, n, fresh_seed());
+        });
+    }
+}
+
+TEST_CASE("the tile class takes packed rows rounded to its unit", "[backend]") {
+    for (auto const unit :
+         {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::best, bf::backend::bf16_unit::emulated})
+        for (index_t const n : {64, 80, 128})
+            for_each_codec([&](auto const& codec) {
+                CAPTURE(codec.name(), n, name_of(unit));
+                auto p = testing::make_problem(
+                    {.heads = 4, .kv_heads = 2, .tokens = 40, .keys = 150, .head_dim = n, .seed = fresh_seed()});
+                using type = std::remove_cvref_t<decltype(codec)>;
+                packed<type> const k(codec, p.k, true), v(codec, p.v, true);
+                bf::attend_options const o{.scale = p.scale, .q_position = 110};
+                bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
+                bf::attend(bf::backend::simd<>{.bf16 = unit}, p.q.view(), p.out.view(), o, all);
+                auto const wanted = testing::evaluate(p.q.view(), p.out.view(), o, all);
+                bool const exact  = bf::backend::resolve(unit) == bf::backend::bf16_unit::fma;
+                require_near(p.out, wanted, exact ? 1e-5 : 3e-2);
+            });
+}
+
+TEST_CASE("a pool of bf16 keeps its unit beside a packed one", "[backend]") {
+    auto p = testing::make_problem<float, bf::bfloat16>(
+        {.heads = 4, .kv_heads = 2, .tokens = 40, .keys = 150, .head_dim = 64, .seed = 3});
+    testing::tensor<float> rows({2, 70, 64});
+    testing::fill(rows, testing::random(4, 2), testing::distribution::normal);
+    quant::lloyd_max<16> const codec(9);
+    packed<quant::lloyd_max<16>> const k(codec, rows), v(codec, rows);
+    bf::attend_options const o{.scale = p.scale, .q_position = 110};
+    bf::pool const raw(p.k.view(), p.v.view(), bf::visible::causal_prefix());
+    bf::pool const codes(k.view(), v.view(), bf::visible::causal_prefix());
+    bf::backend::simd<> const policy{.bf16 = bf::backend::bf16_unit::emulated};
+    auto const bound = bf::make_problem(policy, p.q.view(), p.out.view(), o, raw, codes);
+    REQUIRE(explain(policy, bound.problem()).find("amx") != std::string::npos);
+    bf::attend(policy, p.q.view(), p.out.view(), o, raw, codes);
+    require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, raw, codes), 3e-2);
+
+    // f32 beside it: all in f32.
+    testing::tensor<float> const wide = rows;
+    bf::pool const exact(wide.view(), wide.view(), bf::visible::causal_prefix());
+    bf::attend(policy, p.q.view(), p.out.view(), o, exact, codes);
+    require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, exact, codes), 1e-5);
+}
+
+TEST_CASE("neither tokens beside a row nor threads change a bit of packed attention", "[backend]") {
+    for_each_codec([&](auto const& codec) {
+        using type = std::remove_cvref_t<decltype(codec)>;
+        CAPTURE(codec.name());
+        auto p = testing::make_problem(
+            {.heads = 6, .kv_heads = 2, .tokens = 5, .keys = 9000, .head_dim = 32, .seed = fresh_seed()});
+        packed<type> const k(codec, p.k), v(codec, p.v);
+        bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
+        bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), {.q_position = 8995}, all);
+        testing::tensor<float> other(p.out.shape());
+#if defined(_OPENMP)
+        bf::backend::simd<> const policy{.executor = bf::openmp{.threads = 3}};
+#else
+        bf::backend::simd<> const policy;
+#endif
+        for (index_t t = 0; t < 5; ++t)
+            bf::attend(policy, p.q.view().slice(t, 1), other.view().slice(t, 1), {.q_position = 8995 + t}, all);
+        auto const c = testing::compare_bits(p.out.view(), other.view());
+        INFO(c.text());
+        REQUIRE(c.ok);
+    });
+}
+
+TEST_CASE("a packed row that is not finite reaches who sees it", "[backend]") {
+    for_each_codec([&](auto const& codec) {
+        using type = std::remove_cvref_t<decltype(codec)>;
+        for (index_t const tokens : {3, 40})
+            for (bool const in_keys : {true, false}) {
+                CAPTURE(codec.name(), tokens, in_keys);
+                auto p = testing::make_problem(
+                    {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 90, .head_dim = 64, .seed = 8});
+                index_t const broken = 90 - tokens + 1; // the first token does not see it
+                for (index_t d = 0; d < 64; ++d)
+                    (in_keys ? p.k : p.v).at(0, broken, d) = std::numeric_limits<float>::infinity();
+                packed<type> const k(codec, p.k), v(codec, p.v);
+                bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), {.q_position = 90 - tokens},
+                           bf::pool(k.view(), v.view(), bf::visible::causal_prefix()));
+                for (index_t h = 0; h < 4; ++h)
+                    for (index_t t = 0; t < tokens; ++t)
+                        for (index_t d = 0; d < 64; ++d)
+                            REQUIRE(std::isfinite(p.out.at(h, t, d)) == (h >= 2 || t == 0));
+            }
+    });
+}
+
+TEST_CASE("weights and scales of any size are summed", "[backend]") {
+    for (float const size : {1e-37F, 1e-30F, 1e-3F, 1e18F, 1e30F})
+        for_each_codec([&](auto const& codec) {
+            using type = std::remove_cvref_t<decltype(codec)>;
+            CAPTURE(codec.name(), size);
+            auto p = testing::make_problem(
+                {.heads = 4, .kv_heads = 2, .tokens = 1, .keys = 130, .head_dim = 64, .seed = 12});
+            for (index_t h = 0; h < 2; ++h)
+                for (index_t j = 0; j < 130; ++j)
+                    for (index_t d = 0; d < 64; ++d) p.v.at(h, j, d) *= size;
+            packed<type> const k(codec, p.k), v(codec, p.v);
+            bf::attend_options const o{.scale = p.scale, .q_position = 129};
+            bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
+            bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
+            require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, all), 6e-2);
+        });
+}
