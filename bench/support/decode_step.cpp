@@ -5,10 +5,12 @@
 #include <butterfly/testing/oracle.hpp>
 #include <butterfly/testing/problem.hpp>
 
+#include "codecs.hpp"
 #include "fidelity_count.hpp"
 #include "ladder_routing.hpp"
 #include "ladder_systems.hpp"
 #include "limits_threads.hpp"
+#include "usage.hpp"
 
 #include <algorithm>
 
@@ -43,19 +45,22 @@ void fill(std::span<T> to) {
     for (std::size_t i = 0; i < to.size(); ++i) to[i] = some[i % some.size()];
 }
 
-template <class T>
+template <bf::quant::row_codec Codec>
 class dense_tokens {
 public:
     dense_tokens(decode_shape const& s, machine const&)
-        : half_{s.kv_heads, s.n_kv, s.head_dim}, memory_(bytes_of(2 * elements())) {
-        fill(std::span(first(), static_cast<std::size_t>(2 * elements())));
+        : half_{s.kv_heads, s.n_kv, s.head_dim}, memory_(2 * half_bytes()) {
+        if constexpr (requires { typename Codec::value_type; })
+            fill(std::span(reinterpret_cast<typename Codec::value_type*>(first()), elements()));
+        else
+            pack();
     }
 
     /// f(problem) for queries that end with the context.
     template <class Policy, class F>
     void
     with_problem(Policy const& policy, bf::heads_view<float const> q, bf::heads_view<float> out, F const& f) const {
-        bf::heads_view<T const> const keys(first(), half_), values(first() + elements(), half_);
+        bf::packed_view<Codec> const keys{first(), codec_, half_}, values{first() + half_bytes(), codec_, half_};
         bf::pool const all(keys, values, bf::visible::causal_prefix());
         auto const bound = bf::make_problem(policy, q, out, {.q_position = half_.tokens - q.tokens()}, all);
         f(bound.problem());
@@ -63,12 +68,38 @@ public:
     [[nodiscard]] std::span<std::byte const> pages(index_t) { return memory_.pages(); }
 
 private:
-    [[nodiscard]] index_t elements() const { return half_.heads * half_.tokens * half_.head_dim; }
-    [[nodiscard]] static index_t bytes_of(index_t n) { return n * static_cast<index_t>(sizeof(T)); }
-    [[nodiscard]] T* first() const { return reinterpret_cast<T*>(memory_.pages().data()); }
+    [[nodiscard]] index_t half_bytes() const { return half_.heads * half_.tokens * codec_.row_bytes(half_.head_dim); }
+    [[nodiscard]] std::size_t elements() const {
+        return static_cast<std::size_t>(2 * half_.heads * half_.tokens * half_.head_dim);
+    }
+    [[nodiscard]] std::byte* first() const { return memory_.pages().data(); }
 
+    /// Rows of N(0, 1), over and over as `fill` does it: a prime number of them.
+    void pack() {
+        constexpr index_t period = 499;
+        index_t const row = codec_.row_bytes(half_.head_dim), rows = 2 * half_.heads * half_.tokens;
+        bf::testing::random draws(7);
+        std::vector<float> values(static_cast<std::size_t>(half_.head_dim));
+        for (index_t r = 0; r < rows; ++r) {
+            std::byte* const to = first() + r * row;
+            if (r >= period) {
+                std::copy_n(to - period * row, row, to);
+                continue;
+            }
+            for (float& x : values) x = static_cast<float>(draws.normal());
+            codec_.encode(values.data(), half_.head_dim, to);
+        }
+    }
+
+    Codec codec_{};
     bf::heads_shape half_;
     page_memory memory_;
+};
+
+/// Every pool of a cache by one codec.
+template <class Codec>
+struct one_mix {
+    Codec tail{}, summary_k{}, summary_v{};
 };
 
 /// The ladder's settings for one layer of this shape.
@@ -81,13 +112,13 @@ ladder_settings settings_of(decode_shape const& s) {
     return out;
 }
 
-template <class T>
+template <bf::quant::row_codec Codec>
 class compressed_tokens {
 public:
     compressed_tokens(decode_shape const& s, machine const& m)
         : settings_(settings_of(s)), cache_(settings_.cache(s.n_kv)),
           row_(ladder_routing(settings_, s.n_kv).over_summaries(0, s.n_kv)) {
-        bf::heads_buffer<T> step({s.kv_heads, settings_.step, s.head_dim});
+        bf::heads_buffer<bf::bfloat16> step({s.kv_heads, settings_.step, s.head_dim});
         fill(step.values());
         auto const append = [&](index_t tokens) {
             auto const next = std::as_const(step).view().slice(0, tokens);
@@ -114,7 +145,7 @@ public:
 
 private:
     ladder_settings settings_;
-    bf::compressed_kv_cache<bf::raw_mix<T>> cache_;
+    bf::compressed_kv_cache<one_mix<Codec>> cache_;
     summary_row row_;
     page_memory read_{0};
 };
@@ -177,19 +208,35 @@ private:
     std::vector<std::byte> scratch_{};
 };
 
-template <class T>
+template <class Codec>
 std::unique_ptr<decode_step> make(std::string const& system, decode_shape const& s, machine const& m) {
-    if (system == "dense") return std::make_unique<step_of<dense_tokens<T>>>(s, m);
-    return std::make_unique<step_of<compressed_tokens<T>>>(s, m);
+    bf::quant::require_head_dim<Codec>(s.head_dim);
+    if (system == "dense") return std::make_unique<step_of<dense_tokens<Codec>>>(s, m);
+    return std::make_unique<step_of<compressed_tokens<Codec>>>(s, m);
+}
+
+/// f(codec) for every codec that backends are asked for.
+template <class F, class... Codecs>
+void for_each(codec_list<Codecs...>, F const& f) {
+    (f(Codecs{}), ...);
 }
 
 } // namespace
 
+std::vector<std::string> decode_storages() {
+    std::vector<std::string> names;
+    for_each(known_codecs{}, [&](auto const& codec) { names.push_back(short_name(codec)); });
+    return names;
+}
+
 std::unique_ptr<decode_step>
-make_decode_step(std::string const& system, bf::element_type storage, decode_shape const& shape, machine const& m) {
-    if (storage == bf::element_type::f32) return make<float>(system, shape, m);
-    if (storage == bf::element_type::f16) return make<bf::float16>(system, shape, m);
-    return make<bf::bfloat16>(system, shape, m);
+make_decode_step(std::string const& system, std::string const& storage, decode_shape const& shape, machine const& m) {
+    std::unique_ptr<decode_step> made;
+    for_each(known_codecs{}, [&]<class Codec>(Codec const& codec) {
+        if (short_name(codec) == storage) made = make<Codec>(system, shape, m);
+    });
+    if (made == nullptr) throw usage_error("--storage {}: no such storage", storage);
+    return made;
 }
 
 } // namespace bench

@@ -3,7 +3,7 @@
 
 // What bench/decode times: a few query rows at the end of a context.
 //
-//   dense        every token raw, in one block of memory: keys, then values
+//   dense        every token as its storage keeps it, in one block of memory: keys, then values
 //   compressed   the library's cache with the rules, rows, block and window that the ladder takes unless told otherwise
 
 #include "machine.hpp"
@@ -40,8 +40,11 @@ public:
     [[nodiscard]] virtual std::span<std::byte const> pages() = 0;
 };
 
-/// `system` is dense or compressed. Its keys and values are written.
+/// How keys and values can be kept: an element type, or a codec of those every backend is asked for.
+[[nodiscard]] std::vector<std::string> decode_storages();
+
+/// `system` is dense or compressed; `storage` one of decode_storages(). Keys and values are written.
 [[nodiscard]] std::unique_ptr<decode_step>
-make_decode_step(std::string const& system, bf::element_type storage, decode_shape const& shape, machine const& m);
+make_decode_step(std::string const& system, std::string const& storage, decode_shape const& shape, machine const& m);
 
 } // namespace bench

@@ -16,6 +16,12 @@
 #include <butterfly/graph/io.hpp>
 #include <butterfly/graph/metrics.hpp>
 #include <butterfly/graph/validate.hpp>
+#include <butterfly/quant/affine.hpp>
+#include <butterfly/quant/affine_channels.hpp>
+#include <butterfly/quant/int8.hpp>
+#include <butterfly/quant/lloyd_max.hpp>
+#include <butterfly/quant/outliers.hpp>
+#include <butterfly/quant/trellis.hpp>
 #include <butterfly/sdpa/attend.hpp>
 #include <butterfly/sdpa/dense_sdpa.hpp>
 #include <butterfly/sdpa/merge.hpp>

@@ -8,3 +8,9 @@ if(BUTTERFLY_PYTHON)
   add_test(NAME bench.peers.driver COMMAND "${BUTTERFLY_PYTHON}" -W error "${CMAKE_CURRENT_LIST_DIR}/peers_test.py")
   set_tests_properties(bench.peers.driver PROPERTIES LABELS bench TIMEOUT 60 ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
 endif()
+# Programs whose figures hang together.
+if(BUTTERFLY_PYTHON AND BUTTERFLY_BUILD_BENCH)
+  add_test(NAME bench.quantizers.figures COMMAND "${BUTTERFLY_PYTHON}" -W error "${CMAKE_CURRENT_LIST_DIR}/quantizers_test.py"
+                                                 "$<TARGET_FILE:quantizers>")
+  set_tests_properties(bench.quantizers.figures PROPERTIES LABELS bench TIMEOUT 300 ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+endif()

@@ -247,7 +247,7 @@ template <class Codec>
     index_t const tokens = butterfly::quant::tile_tokens_of<Codec>();
     for (index_t const head_dim : {16, 48, 128, 240})
         for (pattern const p : patterns)
-            for (std::uint64_t seed = 0; seed < (tokens == 1 ? 24U : 1U); ++seed) {
+            for (std::uint64_t seed = 0; seed < (tokens == 1 ? 100U : 1U); ++seed) {
                 row_bytes const packed = pack(codec, pattern_row(p, seed, tokens * head_dim), head_dim);
                 found.add(packed);
                 found.add(unpack(codec, packed, head_dim));
