@@ -161,6 +161,23 @@ struct whole_tile {
     whole_tile(whole_tile const&) = delete;
 };
 
+/// Rows ahead in turns: all at once they would keep the products waiting (docs/kernels.md).
+struct rows_in_turns {
+    rows_ahead ahead{};
+    int at_once = 0;
+    int done    = 0;
+
+    rows_in_turns() = default;
+    /// `turns`: how often fetch_some will be called.
+    rows_in_turns(rows_ahead const& rows, index_t turns) noexcept
+        : ahead(rows), at_once(static_cast<int>(butterfly::detail::ceil_div(rows.count, std::max<index_t>(turns, 1)))) {
+    }
+
+    [[gnu::always_inline]] void fetch_some() noexcept {
+        for (int i = 0; i < at_once && done < ahead.count; ++i) ahead.fetch(done++);
+    }
+};
+
 /// Scales and zeros of one group of the rows of a tile.
 struct tile_scales {
     alignas(64) float scale[tile_slots];

@@ -26,8 +26,9 @@ struct query_rows {
 template <class Isa, class B, int Rows, int Bytes, int Blocks>
 struct key_sums {
     typename B::type sum[Rows * Bytes][Blocks];
+    rows_in_turns& next;
 
-    [[gnu::always_inline]] void clear() noexcept {
+    explicit key_sums(rows_in_turns& ahead) noexcept : next(ahead) {
 #pragma GCC unroll 8
         for (int r = 0; r < Rows * Bytes; ++r)
 #pragma GCC unroll 2
@@ -35,6 +36,7 @@ struct key_sums {
     }
     /// Four values of every key times those of the queries.
     [[gnu::always_inline]] void add(typename B::type const* levels, query_rows const& q) noexcept {
+        next.fetch_some();
 #pragma GCC unroll 8
         for (int r = 0; r < Rows * Bytes; ++r) {
             std::byte const* const at    = q.bytes + r / Bytes * q.stride + r % Bytes * q.lower;
@@ -141,11 +143,10 @@ struct score_tile {
 
 /// products[r * tile_slots + k] of Rows queries with all rows.
 template <class Isa, class B, packing Codes, int Rows>
-void dot_rows(score_tile<B> const& t, query_rows const& queries, float* products) noexcept {
+void dot_rows(score_tile<B> const& t, query_rows const& queries, rows_in_turns& next, float* products) noexcept {
     constexpr int blocks = 2;
     for (int k = 0; k < t.count; k += blocks * B::keys) {
-        key_sums<Isa, B, Rows, query_bytes<Codes>, blocks> sums;
-        sums.clear();
+        key_sums<Isa, B, Rows, query_bytes<Codes>, blocks> sums(next);
         index_t first = t.begin;
         for (; t.end - first >= chunk; first += chunk)
             add_chunk<Isa, B, Codes>(t.rows + k, t.codes_at + bytes_of<Codes>(first), t.table, queries.at(first), sums);
@@ -166,7 +167,7 @@ void score(key_rows const& k, stream_queries q, float* scores) noexcept {
     index_t const stride = 4 * q.stride, group = group_of(f, k.head_dim);
     auto const table = B::table_of(f, B::bias);
     whole_tile const rows(k.rows, nullptr, k.count);
-    for (int j = 0; j < k.ahead.count; ++j) k.ahead.fetch(j);
+    rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
     tile_scales s;
     for (index_t g = 0; g < f.groups(k.head_dim); ++g) {
         s.load(f, k.rows, k.count, g);
@@ -175,7 +176,8 @@ void score(key_rows const& k, stream_queries q, float* scores) noexcept {
         by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
             alignas(64) float products[rows_at_once() * tile_slots];
             std::byte const* const queries = q.packed + first * stride;
-            dot_rows<Isa, B, Codes, rows_at_once()>(tile, {queries + layout.bytes_at, stride, k.head_dim}, products);
+            dot_rows<Isa, B, Codes, rows_at_once()>(tile, {queries + layout.bytes_at, stride, k.head_dim}, next,
+                                                    products);
             for (int r = 0; r < real; ++r) {
                 std::byte const* const header = queries + r * stride;
                 f32<Isa> const unit(q.scale * load_at<float>(header)), sum(load_at<float>(header + 4 * (1 + g)));

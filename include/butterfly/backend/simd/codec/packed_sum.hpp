@@ -77,10 +77,12 @@ void interleave_codes(std::byte const* const* rows,
                       index_t at,
                       index_t bytes,
                       typename B::table const& table,
+                      rows_in_turns& next,
                       value_block& to) noexcept {
     constexpr int bits = quant::detail::bits_of(Codes).plane, planes = 8 / bits;
     constexpr index_t plane = chunk / planes, part = B::size / 4; // bytes
-    for (int k = 0; k < count; k += 4)
+    for (int k = 0; k < count; k += 4) {
+        next.fetch_some();
         for (index_t from = 0; from < bytes; from += B::size) {
             typename B::type row[4], four[4];
 #pragma GCC unroll 4
@@ -98,6 +100,7 @@ void interleave_codes(std::byte const* const* rows,
                 });
             }
         }
+    }
 }
 
 /// Values of one chunk of any length, unpacked row by row.
@@ -107,8 +110,10 @@ void interleave_rows(std::byte const* const* rows,
                      index_t at,
                      index_t columns,
                      typename B::table const& table,
+                     rows_in_turns& next,
                      value_block& to) noexcept {
     for (int k = 0; k < count; k += 4) {
+        next.fetch_some();
         typename B::type row[4][B::vectors];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) B::template unpack<Codes>(rows[k + i] + at, columns, table, 0, row[i]);
@@ -176,13 +181,14 @@ inline constexpr int rows_of_weights = 16;
 /// accumulate, from codes.
 template <class Isa, class B, packing Codes>
 void accumulate(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
-    constexpr int bytes    = Codes == packing::bits5 || Codes == packing::bits8 ? 2 : 1;
-    row_format const& f    = format_of(v.codec);
-    index_t const group    = group_of(f, v.head_dim);
-    auto const table       = B::table_of(f, 0);
-    index_t const codes_at = f.header_bytes(v.head_dim);
+    constexpr int bytes       = Codes == packing::bits5 || Codes == packing::bits8 ? 2 : 1;
+    constexpr index_t columns = quant::detail::bits_of(Codes).top == 0 ? columns_at_once<B, Codes> : chunk;
+    row_format const& f       = format_of(v.codec);
+    index_t const group       = group_of(f, v.head_dim);
+    auto const table          = B::table_of(f, 0);
+    index_t const codes_at    = f.header_bytes(v.head_dim);
     whole_tile const rows(v.rows, v.keys, v.count);
-    for (int k = 0; k < v.ahead.count; ++k) v.ahead.fetch(k);
+    rows_in_turns next(v.ahead, (v.count + 3) / 4 * butterfly::detail::ceil_div(v.head_dim, columns));
     tile_scales s;
     value_block values;
     for (index_t g = 0; g < f.groups(v.head_dim); ++g) {
@@ -200,17 +206,17 @@ void accumulate(value_rows const& v, float const* weights, int query_rows, float
             index_t column    = g * group;
             index_t const end = std::min(column + group, v.head_dim);
             if constexpr (quant::detail::bits_of(Codes).top == 0) {
-                values.columns = (columns_at_once<B, Codes>);
+                values.columns = columns;
                 for (index_t count = 0; end - column >= chunk; column += count) {
                     count = std::min(values.columns, butterfly::detail::round_down(end - column, chunk));
                     interleave_codes<B, Codes>(rows.at, v.count, codes_at + bytes_of<Codes>(column),
-                                               bytes_of<Codes>(count), table, values);
+                                               bytes_of<Codes>(count), table, next, values);
                     sum_columns(column, count);
                 }
             }
             values.columns = chunk;
             by_chunks(column, end, [&](index_t at, index_t count) {
-                interleave_rows<B, Codes>(rows.at, v.count, codes_at + bytes_of<Codes>(at), count, table, values);
+                interleave_rows<B, Codes>(rows.at, v.count, codes_at + bytes_of<Codes>(at), count, table, next, values);
                 sum_columns(at, count);
             });
         }
