@@ -45,6 +45,9 @@ struct named_codec {
     Codec codec{};
 };
 
+template <bf::quant::codec Codec>
+named_codec(char const*, codec_origin, Codec) -> named_codec<Codec>;
+
 /// Calls f(named_codec) for every codec.
 template <class F>
 void for_each_kv_codec(F const& f) {

@@ -44,6 +44,11 @@ struct named_mix {
     mix_sizes sizes{};
 };
 
+template <class Mix>
+named_mix(char const*, Mix, mix_sizes) -> named_mix<Mix>;
+template <class Mix>
+named_mix(char const*, Mix) -> named_mix<Mix>;
+
 /// Calls f(named_mix) for every mix of mixed_kv_cache, by bits.
 template <class F>
 void for_each_mixed_mix(F const& f) {
@@ -86,6 +91,9 @@ struct published_pair {
     Keys keys{};
     Values values{};
 };
+
+template <bf::quant::codec Keys, bf::quant::codec Values>
+published_pair(char const*, Keys, Values) -> published_pair<Keys, Values>;
 
 /// Calls f(published_pair) for the pairs it can be asked for; dominated formats of keys are left out.
 template <class F>

@@ -61,7 +61,7 @@ public:
                 std::span<float const> q,
                 std::span<float> out) const override {
         bf::heads_shape const shape{1, tokens, head_dim};
-        attend_over(bf::packed_view(keys, is_.codec, shape), bf::packed_view(values, is_.codec, shape), head_dim, q,
+        attend_over(bf::packed_view{keys, is_.codec, shape}, bf::packed_view{values, is_.codec, shape}, head_dim, q,
                     out);
     }
 

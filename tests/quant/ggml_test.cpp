@@ -5,7 +5,7 @@
 
 #include <butterfly/quant/ggml.hpp>
 
-#include "support/catch.hpp"
+#include "quant/inputs.hpp"
 
 #include <algorithm>
 #include <bit>
@@ -111,31 +111,17 @@ floats values_of(std::string_view name) {
 
 template <class Codec>
 bytes encoded(floats const& x) {
-    bytes row(static_cast<std::size_t>(Codec{}.row_bytes(std::ssize(x))));
-    Codec{}.encode(x.data(), std::ssize(x), row.data());
-    return row;
+    return test::pack(Codec{}, x, std::ssize(x));
 }
 
 template <class Codec>
 floats decoded(bytes const& row, bf::index_t head_dim) {
-    floats out(static_cast<std::size_t>(head_dim));
-    Codec{}.decode(row.data(), head_dim, out.data());
-    return out;
+    return test::unpack(Codec{}, row, head_dim);
 }
 
 template <class Codec>
 floats round_trip(floats const& x) {
     return decoded<Codec>(encoded<Codec>(x), std::ssize(x));
-}
-
-std::string hex(bytes const& row) {
-    constexpr char digits[] = "0123456789abcdef";
-    std::string text;
-    for (std::byte const b : row) {
-        text += digits[std::to_integer<int>(b >> 4)];
-        text += digits[std::to_integer<int>(b & std::byte{15})];
-    }
-    return text;
 }
 
 /// How far a value may be from what it comes back as: half a step, the rounding of the halves, and for q4_0 a whole
@@ -156,7 +142,7 @@ TEMPLATE_LIST_TEST_CASE("ggml rows are packed as ggml packs them", "[quant]", al
         CAPTURE(TestType::name(), row.values);
         bytes const packed = encoded<TestType>(values_of(row.values));
         REQUIRE(TestType{}.row_bytes(64) * 2 == std::ssize(row.packed(TestType::name())));
-        REQUIRE(hex(packed) == row.packed(TestType::name()));
+        REQUIRE(test::hex(packed) == row.packed(TestType::name()));
     }
 }
 

@@ -50,6 +50,20 @@ using row_bytes  = std::vector<std::byte>;
     return x;
 }
 
+/// Eight channels of every row eight times as large as the rest.
+[[nodiscard]] inline row_floats with_large_channels(butterfly::testing::random& draws, index_t n) {
+    row_floats x = gaussian_row(draws, n);
+    for (std::size_t i = 0; i < 8; ++i) x[(i * 37 + 5) % x.size()] *= 8.0F;
+    return x;
+}
+
+/// A row of -1 and a little: nothing of a Gaussian before it is rotated.
+[[nodiscard]] inline row_floats around_one(butterfly::testing::random& draws, index_t n, float little) {
+    row_floats x = gaussian_row(draws, n);
+    for (float& v : x) v = -1.0F + little * v;
+    return x;
+}
+
 /// What packed rows of many kinds are made of, by integers alone: the same on every machine.
 enum class pattern : int {
     bell,       // sums of four bytes
@@ -67,7 +81,7 @@ inline constexpr pattern patterns[] = {pattern::bell,  pattern::few_values, patt
 [[nodiscard]] inline row_floats pattern_row(pattern p, std::uint64_t seed, index_t n) {
     row_floats x;
     for (index_t i = 0; i < n; ++i) {
-        std::uint64_t const z = butterfly::quant::detail::splitmix64(seed, static_cast<std::uint64_t>(i));
+        std::uint64_t const z = butterfly::detail::splitmix64(seed, static_cast<std::uint64_t>(i));
         auto const byte       = [&](int k) { return static_cast<int>(z >> (8 * k) & 255U); };
         int const bell        = byte(0) + byte(1) - byte(2) - byte(3);
         float const sign      = (byte(4) & 1) != 0 ? -1.0F : 1.0F;
@@ -215,6 +229,24 @@ template <class Codec>
     double sum = 0.0;
     for (std::size_t i = 0; i < a.size(); ++i) sum += double{a[i]} * double{b[i]};
     return sum;
+}
+
+/// The unbiased scale keeps <x, decoded> = <x, x>, whatever x: `make(seed)` is a codec of that rule.
+template <class Make>
+void check_unbiased(Make const& make, int rows, float little) {
+    std::uint32_t const seed = another_seed();
+    butterfly::testing::random draws(seed);
+    for (index_t const n : {16, 80, 128, 576})
+        for (int i = 0; i < rows; ++i) {
+            auto const codec   = make(draws.bits());
+            row_floats const x = i % 3 == 0   ? gaussian_row(draws, n)
+                                 : i % 3 == 1 ? with_large_channels(draws, n)
+                                              : around_one(draws, n, little);
+            row_floats const y = round_trip(codec, x, n);
+            CAPTURE(seed, n, i, codec.name());
+            // A bfloat16 is within 2^-8 of what it rounds; whole numbers within 2^-13 of the largest coordinate.
+            REQUIRE(std::abs(dot(x, y) / dot(x, x) - 1.0) <= 0x1p-8 + 0x1p-11);
+        }
 }
 
 /// |y - x|^2 / |x|^2.

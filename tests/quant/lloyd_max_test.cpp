@@ -18,20 +18,6 @@ constexpr double gaussian_bound = Levels == 4    ? 0.1145
 template <int N>
 using levels = std::integral_constant<int, N>;
 
-/// A row of 1 and a little, whose coordinates have nothing of a Gaussian before they are rotated.
-test::row_floats around_one(bf::testing::random& draws, bf::index_t n) {
-    test::row_floats x = test::gaussian_row(draws, n);
-    for (float& v : x) v = -1.0F + 0.1F * v;
-    return x;
-}
-
-/// Eight channels of every row eight times as large as the rest.
-test::row_floats with_large_channels(bf::testing::random& draws, bf::index_t n) {
-    test::row_floats x = test::gaussian_row(draws, n);
-    for (std::size_t i = 0; i < 8; ++i) x[(i * 37 + 5) % x.size()] *= 8.0F;
-    return x;
-}
-
 /// The quantizer of least error of a Gaussian variable (Lloyd 1957, Max 1960), by its own definition: thresholds midway
 /// between levels, levels the means of their cells.
 class textbook_grid {
@@ -129,7 +115,7 @@ TEMPLATE_TEST_CASE("error of lloyd_max is that of Gaussian rows whatever the row
         double heavy = 0.0, means = 0.0;
         for (int i = 0; i < rows; ++i) {
             bq::lloyd_max<count> const codec(draws.bits()); // one rotation may suit one direction
-            test::row_floats const x = with_large_channels(draws, n), y = around_one(draws, n);
+            test::row_floats const x = test::with_large_channels(draws, n), y = test::around_one(draws, n, 0.1F);
             heavy += test::relative_error(x, test::round_trip(codec, x, n)) / rows;
             means += test::relative_error(y, test::round_trip(codec, y, n)) / rows;
         }
@@ -167,7 +153,7 @@ TEMPLATE_TEST_CASE("lloyd_max keeps the nearest level of each coordinate",
         for (int i = 0; i < 50; ++i) {
             CAPTURE(seed, n, i);
             bq::lloyd_max<count> const codec(draws.bits());
-            test::row_floats const x  = i % 2 == 0 ? test::gaussian_row(draws, n) : with_large_channels(draws, n);
+            test::row_floats const x  = i % 2 == 0 ? test::gaussian_row(draws, n) : test::with_large_channels(draws, n);
             test::row_bytes const row = test::pack(codec, x, n);
             test::row_floats y        = x, in_basis(y.size());
             bq::rotation{codec.format().seed}.forward(y.data(), n);
@@ -209,20 +195,9 @@ TEMPLATE_TEST_CASE("the unbiased scale of lloyd_max keeps <x, decoded> = <x, x>"
                    levels<8>,
                    levels<16>,
                    levels<32>) {
-    constexpr int count      = TestType::value;
-    std::uint32_t const seed = test::another_seed();
-    bf::testing::random draws(seed);
-    for (bf::index_t const n : {16, 80, 128, 576})
-        for (int i = 0; i < 300; ++i) {
-            bq::lloyd_max<count> const codec(draws.bits(), bq::scale_rule::unbiased);
-            test::row_floats const x = i % 3 == 0   ? test::gaussian_row(draws, n)
-                                       : i % 3 == 1 ? with_large_channels(draws, n)
-                                                    : around_one(draws, n);
-            test::row_floats const y = test::round_trip(codec, x, n);
-            CAPTURE(seed, n, i, codec.name());
-            // A bfloat16 is within 2^-8 of what it rounds; whole numbers within 2^-13 of the largest coordinate.
-            REQUIRE(std::abs(test::dot(x, y) / test::dot(x, x) - 1.0) <= 0x1p-8 + 0x1p-11);
-        }
+    constexpr int count = TestType::value;
+    test::check_unbiased([](std::uint64_t seed) { return bq::lloyd_max<count>(seed, bq::scale_rule::unbiased); }, 300,
+                         0.1F);
 }
 
 TEMPLATE_TEST_CASE("scores over rows of lloyd_max shrink by what its rule says",

@@ -55,11 +55,11 @@ double kurtosis(test::row_floats const& y) {
 } // namespace
 
 TEST_CASE("splitmix64 is the published generator", "[quant]") {
-    REQUIRE(bq::detail::splitmix64(0, 0) == 0xe220a8397b1dcdafU);
-    REQUIRE(bq::detail::splitmix64(0, 1) == 0x6e789e6aa1b965f4U);
-    REQUIRE(bq::detail::splitmix64(0, 2) == 0x06c45d188009454fU);
+    REQUIRE(bf::detail::splitmix64(0, 0) == 0xe220a8397b1dcdafU);
+    REQUIRE(bf::detail::splitmix64(0, 1) == 0x6e789e6aa1b965f4U);
+    REQUIRE(bf::detail::splitmix64(0, 2) == 0x06c45d188009454fU);
     // Skipping ahead is one step of the state.
-    REQUIRE(bq::detail::splitmix64(0x9e3779b97f4a7c15U, 0) == bq::detail::splitmix64(0, 1));
+    REQUIRE(bf::detail::splitmix64(0x9e3779b97f4a7c15U, 0) == bf::detail::splitmix64(0, 1));
 }
 
 TEST_CASE("the order of a rotation is the largest power of two that fits", "[quant]") {

@@ -20,20 +20,6 @@ constexpr double gaussian_bound = Bits == 2   ? 0.0778
                                   : Bits == 3 ? 0.0206
                                               : 0.0058;
 
-/// Eight channels of every row eight times as large as the rest.
-test::row_floats with_large_channels(bf::testing::random& draws, bf::index_t n) {
-    test::row_floats x = test::gaussian_row(draws, n);
-    for (std::size_t i = 0; i < 8; ++i) x[(i * 37 + 5) % x.size()] *= 8.0F;
-    return x;
-}
-
-/// A row around a mean that is large against the spread.
-test::row_floats around_one(bf::testing::random& draws, bf::index_t n) {
-    test::row_floats x = test::gaussian_row(draws, n);
-    for (float& v : x) v = -1.0F + 0.01F * v;
-    return x;
-}
-
 /// The window of value i by the definition: bits of the stream, taken round.
 std::size_t plain_window(test::row_bytes const& row, bf::index_t n, int bits_of_value, bf::index_t i) {
     std::size_t window = 0;
@@ -217,7 +203,7 @@ TEMPLATE_TEST_CASE(
         double heavy = 0.0, means = 0.0, constants = 0.0;
         for (int i = 0; i < rows; ++i) {
             bq::trellis<count> const codec(draws.bits());
-            test::row_floats const x = with_large_channels(draws, n), y = around_one(draws, n);
+            test::row_floats const x = test::with_large_channels(draws, n), y = test::around_one(draws, n, 0.01F);
             test::row_floats const c(static_cast<std::size_t>(n), 3.25F);
             heavy += test::relative_error(x, test::round_trip(codec, x, n)) / rows;
             means += test::relative_error(y, test::round_trip(codec, y, n)) / rows;
@@ -284,20 +270,11 @@ TEMPLATE_TEST_CASE("trellis fits its scale by least squares", "[quant]", bits<2>
 }
 
 TEMPLATE_TEST_CASE("the unbiased scale of trellis keeps <x, decoded> = <x, x>", "[quant]", bits<2>, bits<3>, bits<4>) {
-    constexpr int count      = TestType::value;
-    std::uint32_t const seed = test::another_seed();
-    bf::testing::random draws(seed);
-    for (bf::index_t const n : {16, 80, 128, 576})
-        for (int i = 0; i < 60; ++i) {
-            bq::trellis<count> const codec(draws.bits(), bq::scale_rule::unbiased);
-            test::row_floats const x = i % 3 == 0   ? test::gaussian_row(draws, n)
-                                       : i % 3 == 1 ? with_large_channels(draws, n)
-                                                    : around_one(draws, n);
-            test::row_floats const y = test::round_trip(codec, x, n);
-            CAPTURE(seed, n, i, codec.name());
-            REQUIRE(std::abs(test::dot(x, y) / test::dot(x, x) - 1.0) <= 0x1p-8 + 0x1p-11);
-        }
+    constexpr int count = TestType::value;
+    test::check_unbiased([](std::uint64_t seed) { return bq::trellis<count>(seed, bq::scale_rule::unbiased); }, 60,
+                         0.01F);
     // The windows are those of the other rule.
+    bf::testing::random draws(6);
     test::row_floats const x = test::gaussian_row(draws, 128);
     test::row_bytes a        = test::pack(bq::trellis<count>(5), x, 128),
                     b        = test::pack(bq::trellis<count>(5, bq::scale_rule::unbiased), x, 128);

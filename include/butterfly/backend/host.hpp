@@ -90,7 +90,7 @@ template <quant::formatted Codec>
 [[nodiscard]] bound_codec bind_codec(host const& policy, Codec const& codec) noexcept {
     kernel_table const* const k = policy.kernels();
     if (k == nullptr) return {&vec::foreign_ops<isa::current, Codec>, "host"};
-    return {k->packed_ops(codec.format(), policy.bf16()), k->name};
+    return {k->packed_ops(quant::format_of(codec), policy.bf16()), k->name};
 }
 
 [[nodiscard]] inline support supports(host const& policy, problem const& p) {

@@ -91,7 +91,7 @@ template <class Isa, quant::decoder Codec>
     if constexpr (std::same_as<Codec, quant::raw<bfloat16>>)
         return {&vec::bf16_ops<Isa>(resolve(policy.bf16)), Isa::name()};
     else if constexpr (quant::formatted<Codec>)
-        return {&vec::packed_ops<Isa>(codec.format(), resolve(policy.bf16)), Isa::name()};
+        return {&vec::packed_ops<Isa>(quant::format_of(codec), resolve(policy.bf16)), Isa::name()};
     else
         return {&simd_ops(Isa{}, codec), Isa::name()};
 }

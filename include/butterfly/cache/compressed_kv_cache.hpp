@@ -13,9 +13,9 @@
 
 #include <butterfly/cache/counters.hpp>
 #include <butterfly/cache/mix.hpp>
+#include <butterfly/cache/planning.hpp>
 #include <butterfly/cache/pooling.hpp>
 #include <butterfly/cache/pools.hpp>
-#include <butterfly/cache/update.hpp>
 #include <butterfly/sdpa/attend.hpp>
 
 namespace butterfly {
@@ -170,20 +170,10 @@ public:
                                     tensor_ref const& k,              // [kv_heads, step, head_dim]
                                     tensor_ref const& v,              // [kv_heads, step, value head_dim]
                                     memory_ref token_weights) const { // float [step]; null: one each
-        cache_pools const p   = pools(policy);
-        cache_counters before = counters_;
-        before.make_room();
-        cache_counters after = before;
-        after.add(k.shape.tokens);
-        cache_update u = update_of(p);
-        u.before       = {counters_.summaries(), before.summaries()};
-        u.after        = {before.summaries(), after.summaries()};
-        if (index_t const sinks = std::min(config_.sinks() - tokens(), k.shape.tokens); sinks > 0) {
-            u.add({detail::first_tokens(k, sinks), p.sink_k, tokens()});
-            u.add({detail::first_tokens(v, sinks), p.sink_v, tokens()});
-        }
-        u.add({k, p.tail_k, tokens()});
-        u.add({v, p.tail_v, tokens()});
+        cache_pools const p = pools(policy);
+        cache_update u      = update_of(p);
+        detail::add_due_blocks(u, counters_, k.shape.tokens);
+        detail::add_tokens(u, p, k, v, tokens(), config_.sinks());
         if (Pooling::takes_weights) {
             tensor_ref const weights{.memory = token_weights, .shape = {1, k.shape.tokens, 1}, .strides = {0, 1}};
             storage_ref to = storage(policy, detail::raw_codec<float>, layout_.token_weights, layout_.ring, 0, 1);

@@ -31,7 +31,7 @@
 
 #include <butterfly/cache/counters.hpp>
 #include <butterfly/cache/mixed_pools.hpp>
-#include <butterfly/cache/update.hpp>
+#include <butterfly/cache/planning.hpp>
 
 namespace butterfly {
 
@@ -177,20 +177,10 @@ public:
                                     tensor_ref const& k,     // [kv_heads, step, head_dim]
                                     tensor_ref const& v,     // [kv_heads, step, value head_dim]
                                     memory_ref = {}) const { // token weights, which it does not take
-        mixed_pools const p   = pools(policy);
-        cache_counters before = counters_;
-        before.make_room();
-        cache_counters after = before;
-        after.add(k.shape.tokens);
-        cache_update u = update_of(p);
-        u.before       = {counters_.summaries(), before.summaries()};
-        u.after        = {before.summaries(), after.summaries()};
-        if (index_t const sinks = std::min(config_.exact_sinks - tokens(), k.shape.tokens); sinks > 0) {
-            u.add({detail::first_tokens(k, sinks), p.sink_k, tokens()});
-            u.add({detail::first_tokens(v, sinks), p.sink_v, tokens()});
-        }
-        u.add({k, p.tail_k, tokens()});
-        u.add({v, p.tail_v, tokens()});
+        mixed_pools const p = pools(policy);
+        cache_update u      = update_of(p);
+        detail::add_due_blocks(u, counters_, k.shape.tokens);
+        detail::add_tokens(u, p, k, v, tokens(), config_.exact_sinks);
         return u;
     }
 

@@ -114,12 +114,6 @@ template <class Policy, quant::decoder Codec>
     return s;
 }
 
-/// The first tokens of a tensor.
-[[nodiscard]] inline tensor_ref first_tokens(tensor_ref t, index_t count) noexcept {
-    t.shape.tokens = count;
-    return t;
-}
-
 /// Memory of a cache: its own, zero-filled, or the caller's, which is left as it is.
 class cache_memory {
 public:

@@ -64,6 +64,13 @@ concept formatted = decoder<C> && std::is_standard_layout_v<C> && requires(C con
     noexcept;
 };
 
+/// The format of a codec, which kernels read at the codec's own address.
+template <formatted C>
+[[nodiscard]] auto const& format_of(C const& codec) noexcept {
+    BUTTERFLY_ASSERT(static_cast<void const*>(&codec.format()) == &codec); // it is the first member
+    return codec.format();
+}
+
 /// Rows that a codec packs together.
 template <decoder C>
 [[nodiscard]] constexpr index_t tile_tokens_of() noexcept {

@@ -18,6 +18,7 @@
 #include <butterfly/core/half.hpp>
 #include <butterfly/core/index.hpp>
 #include <butterfly/quant/codec.hpp>
+#include <butterfly/quant/product.hpp>
 
 #include <cmath>
 #include <cstddef>
@@ -28,12 +29,6 @@
 
 namespace butterfly::quant {
 namespace detail {
-
-/// a * b rounded to float: a volatile object is what keeps compilers from contracting it into the sum that follows.
-[[nodiscard]] BUTTERFLY_HOST_DEVICE inline float ggml_product(float a, float b) noexcept {
-    float const volatile p = a * b;
-    return p;
-}
 
 /// The integer part of x, from 0 to top; `otherwise` for NaN.
 [[nodiscard]] BUTTERFLY_HOST_DEVICE inline int ggml_code(float x, int top, int otherwise) noexcept {
@@ -97,7 +92,7 @@ struct q8_0_block {
         float const inverse = ggml_inverse(d);
         ggml_store(at, d);
         for (int i = 0; i < 32; ++i) {
-            float const q  = std::round(ggml_product(x[i], inverse)); // halves away from zero
+            float const q  = std::round(product(x[i], inverse)); // halves away from zero
             int const size = ggml_code(std::fabs(q), 127, 0);
             at[2 + i]      = static_cast<std::byte>(q < 0.0F ? -size : size);
         }
@@ -125,8 +120,8 @@ struct q4_0_block {
         float const inverse = ggml_inverse(d);
         ggml_store(at, d);
         for (int j = 0; j < 16; ++j) {
-            int const low  = ggml_code(ggml_product(x[j], inverse) + 8.5F, 15, 8);
-            int const high = ggml_code(ggml_product(x[j + 16], inverse) + 8.5F, 15, 8);
+            int const low  = ggml_code(product(x[j], inverse) + 8.5F, 15, 8);
+            int const high = ggml_code(product(x[j + 16], inverse) + 8.5F, 15, 8);
             at[2 + j]      = static_cast<std::byte>(low | high << 4);
         }
     }
@@ -157,8 +152,8 @@ struct q4_1_block {
         ggml_store(at, d);
         ggml_store(at + 2, low);
         for (int j = 0; j < 16; ++j) {
-            int const first  = ggml_code(ggml_product(x[j] - low, inverse) + 0.5F, 15, 0);
-            int const second = ggml_code(ggml_product(x[j + 16] - low, inverse) + 0.5F, 15, 0);
+            int const first  = ggml_code(product(x[j] - low, inverse) + 0.5F, 15, 0);
+            int const second = ggml_code(product(x[j + 16] - low, inverse) + 0.5F, 15, 0);
             at[4 + j]        = static_cast<std::byte>(first | second << 4);
         }
     }

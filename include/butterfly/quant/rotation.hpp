@@ -14,23 +14,12 @@
 // Arithmetic is additions and one product per coordinate and pass, in a fixed order: the same bits on every machine.
 
 #include <butterfly/core/index.hpp>
+#include <butterfly/core/splitmix64.hpp>
 
 #include <cmath>
 #include <cstdint>
 
 namespace butterfly::quant {
-namespace detail {
-
-/// The n-th output of splitmix64 with this seed (Steele, Lea, Flood 2014).
-[[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr std::uint64_t splitmix64(std::uint64_t seed, std::uint64_t n) noexcept {
-    std::uint64_t z = seed + (n + 1) * 0x9e3779b97f4a7c15U;
-    z               = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-    z               = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-    return z ^ (z >> 31);
-}
-
-} // namespace detail
-
 /// A rotation of vectors of any length n >= 1. Exact up to rounding: inverse(forward(x)) = x to a few ulps of max |x|.
 struct rotation {
     std::uint64_t seed = 0;
@@ -45,7 +34,7 @@ struct rotation {
     /// Sign of coordinate i in the first transform (pass 0) or the second (pass 1): true is minus.
     [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr bool minus(int pass, index_t i) const noexcept {
         auto const word = static_cast<std::uint64_t>(i / 64) * 2 + static_cast<std::uint64_t>(pass);
-        return (detail::splitmix64(seed, word) >> (i % 64) & 1U) != 0U;
+        return (butterfly::detail::splitmix64(seed, word) >> (i % 64) & 1U) != 0U;
     }
 
     /// x = R x, in place.
@@ -77,8 +66,8 @@ struct rotation {
 private:
     BUTTERFLY_HOST_DEVICE void flip(int pass, float* x, index_t m) const noexcept {
         for (index_t first = 0; first < m; first += 64) {
-            std::uint64_t const bits =
-                detail::splitmix64(seed, static_cast<std::uint64_t>(first / 64) * 2 + static_cast<std::uint64_t>(pass));
+            std::uint64_t const bits = butterfly::detail::splitmix64(seed, static_cast<std::uint64_t>(first / 64) * 2 +
+                                                                               static_cast<std::uint64_t>(pass));
             for (index_t i = first; i < m && i < first + 64; ++i)
                 x[i] = (bits >> (i - first) & 1U) != 0U ? -x[i] : x[i];
         }

@@ -9,6 +9,7 @@
 // ends with its last element, so that a sanitizer notices a read past it.
 
 #include <butterfly/core/heads.hpp>
+#include <butterfly/core/splitmix64.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -28,10 +29,9 @@ public:
         : state_(seed * 0x9e3779b97f4a7c15U + stream * 0xd1342543de82ef95U + 1U) {}
 
     constexpr std::uint64_t bits() noexcept {
-        std::uint64_t z = (state_ += 0x9e3779b97f4a7c15U);
-        z               = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
-        z               = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
-        return z ^ (z >> 31);
+        std::uint64_t const z = butterfly::detail::splitmix64(state_, 0);
+        state_ += butterfly::detail::splitmix64_step;
+        return z;
     }
 
     /// In (0, 1).

@@ -82,27 +82,15 @@ inline constexpr index_t enough_units = 4;
     return *static_cast<simd_codec_ops const*>(s.ops);
 }
 
-/// The unit of the tile class: the one all keys and values of a problem are kept for, coarse ones aside, else f32. A
-/// problem whose storages were not bound takes f32.
+/// The unit of the tile class: the one all keys and values of a problem are kept for, else f32. A problem whose
+/// storages were not bound takes f32.
 template <class Isa>
 [[nodiscard]] tile_unit const& unit_of(problem const& p) noexcept {
-    tile_unit const* unit   = nullptr;
-    tile_unit const* coarse = nullptr; // what rows of coarse storages alone are multiplied by
-    bool found              = false;
+    auto const unit              = [](storage_ref const& s) { return s.ops != nullptr ? ops_of(s).tile : nullptr; };
+    tile_unit const* const first = unit(p.pools[0].keys);
     for (int i = 0; i < p.pool_count; ++i)
-        for (storage_ref const* s : {&p.pools[i].keys, &p.pools[i].values}) {
-            if (s->ops == nullptr) return fma_unit<Isa>;
-            simd_codec_ops const& ops = ops_of(*s);
-            if (ops.coarse) {
-                coarse = ops.tile;
-                continue;
-            }
-            if (found && ops.tile != unit) return fma_unit<Isa>;
-            unit  = ops.tile;
-            found = true;
-        }
-    tile_unit const* const taken = found ? unit : coarse;
-    return taken != nullptr ? *taken : fma_unit<Isa>;
+        if (unit(p.pools[i].keys) != first || unit(p.pools[i].values) != first) return fma_unit<Isa>;
+    return first != nullptr ? *first : fma_unit<Isa>;
 }
 
 /// Whether a unit reads the rows of a storage as they are: words of its own kind that nothing is added to.

@@ -146,12 +146,10 @@ struct simd_codec_ops {
     /// Brings sums that `accumulate` keeps in an order or a basis of its own to that of rows, once for a span; null:
     /// they are.
     void (*settle)(void const* codec, float* out, int query_rows, index_t head_dim, index_t stride) noexcept = nullptr;
-    /// What multiplies rows in the tile class; null: they are decoded to f32.
+    /// What multiplies rows in the tile class, decoded and rounded to its type where they are others; null: f32.
     tile_unit const* tile = nullptr;
     /// What multiplies in `score` and `accumulate`, for people.
     char const* unit = "f32";
-    /// Rows are coarser than bfloat16: whatever unit other storages are kept for may take them, rounded to its type.
-    bool coarse = false;
 };
 
 inline namespace BUTTERFLY_ISA_NAMESPACE {

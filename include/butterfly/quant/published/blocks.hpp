@@ -14,6 +14,7 @@
 // header that is not finite either, so that it shows when the row is read.
 
 #include <butterfly/core/index.hpp>
+#include <butterfly/quant/product.hpp>
 
 #include <bit>
 #include <cmath>
@@ -26,13 +27,7 @@ namespace butterfly::quant::published::detail {
 /// Values of a block.
 inline constexpr int block_size = 128;
 
-/// a * b rounded to float, whatever follows. Compilers contract a product into the sum that uses it, and casts do not
-/// keep them from it: they narrow float(double(a) * b) to a float product first. What they may not see through is a
-/// volatile object.
-[[nodiscard]] BUTTERFLY_HOST_DEVICE inline float product(float a, float b) noexcept {
-    float const volatile p = a * b;
-    return p;
-}
+using quant::detail::product;
 
 /// The published conversion to binary16, not the one of core/half.hpp: it cuts the mantissa off, takes what is smaller
 /// than 2^-14 as zero, and all from 2^16 on, infinities and NaN as infinity.

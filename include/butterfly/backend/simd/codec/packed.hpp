@@ -96,11 +96,9 @@ template <int Count, class F>
     (std::make_integer_sequence<int, Count>{});
 }
 
-template <class T>
-[[nodiscard]] inline T load_at(std::byte const* at) noexcept {
-    T x;
-    std::memcpy(&x, at, sizeof x);
-    return x;
+/// A float of a prepared query's header.
+[[nodiscard]] inline float header_at(std::byte const* query, index_t number) noexcept {
+    return element_at(reinterpret_cast<float const*>(query) + number);
 }
 
 template <packing Codes>
@@ -167,7 +165,6 @@ struct rows_in_turns {
     int at_once = 0;
     int done    = 0;
 
-    rows_in_turns() = default;
     /// `turns`: how often fetch_some will be called.
     rows_in_turns(rows_ahead const& rows, index_t turns) noexcept
         : ahead(rows), at_once(static_cast<int>(butterfly::detail::ceil_div(rows.count, std::max<index_t>(turns, 1)))) {

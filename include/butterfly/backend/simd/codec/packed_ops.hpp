@@ -26,8 +26,7 @@ inline void decode_format(
 /// Decode alone, and a unit of the tile class.
 [[nodiscard]] constexpr simd_codec_ops decoded_ops(tile_unit const* unit) noexcept {
     simd_codec_ops ops{{&decode_format}, nullptr, nullptr};
-    ops.tile   = unit;
-    ops.coarse = true;
+    ops.tile = unit;
     return ops;
 }
 
