@@ -254,7 +254,7 @@ TEST_CASE("a row of one scale, rotated, decoded from the definition", "[quant]")
         codes v;
         test::row_floats wanted;
         for (bf::index_t i = 0; i < n; ++i) {
-            v.push_back(static_cast<std::uint8_t>(bq::detail::splitmix64(1, static_cast<std::uint64_t>(i)) % 6));
+            v.push_back(static_cast<std::uint8_t>(bf::detail::splitmix64(1, static_cast<std::uint64_t>(i)) % 6));
             wanted.push_back(0.25F * static_cast<float>(f.levels[v.back()]));
         }
         test::row_bytes row{std::byte{0x80}, std::byte{0x3e}}; // 0.25
