@@ -24,6 +24,7 @@ namespace quant   = butterfly::quant;
 namespace testing = butterfly::testing;
 using bf::index_t;
 
+namespace packed_attention { // names of its own, for builds that compile several of these files as one
 namespace {
 
 /// Rows of a tensor packed by a codec, each head's rows at odd distances.
@@ -302,3 +303,5 @@ TEST_CASE("weights and scales of any size are summed", "[backend]") {
             require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, all), 6e-2);
         });
 }
+
+} // namespace packed_attention

@@ -14,6 +14,7 @@
 namespace bf      = butterfly;
 namespace testing = butterfly::testing;
 
+namespace mixed_append { // names of its own, for builds that compile several of these files as one
 namespace {
 
 struct input {
@@ -483,3 +484,5 @@ TEMPLATE_LIST_TEST_CASE("a mean is taken again from the tokens that took the pla
             require_same_codes(cache, fresh);
         }
 }
+
+} // namespace mixed_append

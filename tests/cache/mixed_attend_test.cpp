@@ -20,6 +20,7 @@
 namespace bf      = butterfly;
 namespace testing = butterfly::testing;
 
+namespace mixed_attend { // names of its own, for builds that compile several of these files as one
 namespace {
 
 constexpr float scale = 0.18F;
@@ -459,3 +460,5 @@ TEMPLATE_LIST_TEST_CASE("what a mixed-precision cache cannot answer is refused b
         bf::attend(policy, s.q.view().slice(0, 0), cache, s.out.view().slice(0, 0), {.scale = scale});
     }
 }
+
+} // namespace mixed_attend

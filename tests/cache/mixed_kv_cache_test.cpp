@@ -5,6 +5,7 @@
 #include "support/mixed_model.hpp"
 #include "support/sweep.hpp"
 
+namespace mixed_cache { // names of its own, for builds that compile several of these files as one
 TEMPLATE_LIST_TEST_CASE("a mixed-precision cache agrees with a model that keeps every token",
                         "[mixed]",
                         cache_backends) {
@@ -19,3 +20,5 @@ TEMPLATE_LIST_TEST_CASE("a mixed-precision cache agrees with a model that keeps 
                                                       program) == "");
     }
 }
+
+} // namespace mixed_cache

@@ -16,7 +16,7 @@ using bits = std::integral_constant<int, N>;
 
 /// Error of Gaussian rows of 128 at most.
 template <int Bits>
-constexpr double gaussian_bound = Bits == 2   ? 0.0778
+constexpr double trellis_bound = Bits == 2   ? 0.0778
                                   : Bits == 3 ? 0.0206
                                               : 0.0058;
 
@@ -189,8 +189,8 @@ TEMPLATE_TEST_CASE("error of trellis on Gaussian rows", "[quant]", bits<2>, bits
     });
     double const gain  = 10 * std::log10(of_scalar / error);
     CAPTURE(count, error, of_scalar, gain);
-    REQUIRE(error <= gaussian_bound<count>);
-    REQUIRE(error >= 0.95 * gaussian_bound<count>); // less is an error of the test
+    REQUIRE(error <= trellis_bound<count>);
+    REQUIRE(error >= 0.95 * trellis_bound<count>); // less is an error of the test
     REQUIRE(gain >= (count == 4 ? 1.2 : 1.5));
 }
 
@@ -210,9 +210,9 @@ TEMPLATE_TEST_CASE(
             constants += test::relative_error(c, test::round_trip(codec, c, n)) / rows;
         }
         CAPTURE(n, count, heavy, means, constants);
-        REQUIRE(heavy <= 1.1 * gaussian_bound<count>);
-        REQUIRE(means <= 1.1 * gaussian_bound<count>);
-        REQUIRE(constants <= 1.1 * gaussian_bound<count>);
+        REQUIRE(heavy <= 1.1 * trellis_bound<count>);
+        REQUIRE(means <= 1.1 * trellis_bound<count>);
+        REQUIRE(constants <= 1.1 * trellis_bound<count>);
     }
 }
 
@@ -310,7 +310,7 @@ TEMPLATE_TEST_CASE("zeros, sizes and what is not finite in trellis", "[quant]", 
         }
         test::row_floats const x = test::gaussian_row(draws, n);
         test::row_floats const y = test::round_trip(codec, x, n);
-        REQUIRE(test::relative_error(x, y) <= 3.0 * gaussian_bound<count>);
+        REQUIRE(test::relative_error(x, y) <= 3.0 * trellis_bound<count>);
         for (int const power : {-100, -60, 1, 100, 116}) { // to 1e-30 and 1e35
             test::row_floats scaled = x, wanted = y;
             for (float& v : scaled) v = std::ldexp(v, power);
@@ -319,7 +319,7 @@ TEMPLATE_TEST_CASE("zeros, sizes and what is not finite in trellis", "[quant]", 
         }
         for (float const constant : {1.0F, -3.7F, 1e30F, -1e-30F, 0x1.fffffep119F}) {
             test::row_floats const c(static_cast<std::size_t>(n), constant);
-            REQUIRE(test::relative_error(c, test::round_trip(codec, c, n)) <= 3.0 * gaussian_bound<count>);
+            REQUIRE(test::relative_error(c, test::round_trip(codec, c, n)) <= 3.0 * trellis_bound<count>);
         }
         for (float const size : {1e-36F, 1e-38F, 1e-40F, 1e-43F, 1e-45F}) {
             test::row_floats tiny = x;
