@@ -17,8 +17,8 @@ using bits = std::integral_constant<int, N>;
 /// Error of Gaussian rows of 128 at most.
 template <int Bits>
 constexpr double trellis_bound = Bits == 2   ? 0.0778
-                                  : Bits == 3 ? 0.0206
-                                              : 0.0058;
+                                 : Bits == 3 ? 0.0206
+                                             : 0.0058;
 
 /// The window of value i by the definition: bits of the stream, taken round.
 std::size_t plain_window(test::row_bytes const& row, bf::index_t n, int bits_of_value, bf::index_t i) {
