@@ -8,8 +8,10 @@
 // that walks the visibilities (support/fidelity_walk.hpp), and its own output in double must agree with the backend's.
 
 #include "fidelity_files.hpp"
+#include "positions.hpp"
 #include "progress.hpp"
 #include "report.hpp"
+#include "summary_mixes.hpp"
 #include "synthetic_qkv.hpp"
 #include "usage.hpp"
 
@@ -37,6 +39,7 @@ struct options {
     std::string steps       = "512";
     std::string best_keys   = "64,192";
     std::string storage     = "f32";
+    std::string summaries   = "raw";
     std::string out         = "";
     std::string certificate = "";
     bool same_keys          = true;
@@ -86,6 +89,10 @@ void add_options(CLI::App& app, options& o) {
     app.add_option("--steps", o.steps, "tokens of each append, a list; the last one repeats")->capture_default_str();
     app.add_option("--best-keys", o.best_keys, "keys of the system oracle, a list")->capture_default_str();
     app.add_option("--storage", o.storage, "how keys and values are kept: f32, f16 or bf16")->capture_default_str();
+    app.add_option(
+           "--summaries", o.summaries,
+           fmt::format("how compressed keeps summaries, a list of {}", fmt::join(bench::summary_codec_names(), ", ")))
+        ->capture_default_str();
     app.add_flag("!--no-same-keys", o.same_keys, "leave out the line in which gap_free reads as few keys as published");
     app.add_option("--out", o.out, "write the outputs as safetensors")->type_name("FILE");
     app.add_option("--certificate", o.certificate, "write which tokens each query of the one system saw, as .npz")
@@ -108,30 +115,6 @@ parse_names(std::string const& text, std::string_view option, std::vector<std::s
         if (std::find(out.begin(), out.end(), name) == out.end()) out.push_back(name); // twice is once
     }
     if (out.empty()) throw usage_error("{}: the list is empty", option);
-    return out;
-}
-
-/// A number that may be zero.
-index_t parse_count(std::string const& text, std::string_view option) {
-    return text == "0" ? 0 : bench::parse_size(text, option);
-}
-
-std::vector<index_t> parse_queries(std::string const& text, index_t tokens) {
-    index_t first = 0, end = tokens, step = 1;
-    if (text == "half") {
-        first = tokens / 2;
-    } else if (text != "all") {
-        std::size_t const a = text.find(':'), b = text.find(':', a + 1);
-        if (a == std::string::npos) throw usage_error("--queries: '{}' is none of all, half, FIRST:END:STEP", text);
-        if (a > 0) first = parse_count(text.substr(0, a), "--queries");
-        std::string const to = text.substr(a + 1, b == std::string::npos ? b : b - a - 1);
-        if (!to.empty()) end = parse_count(to, "--queries");
-        if (b != std::string::npos) step = bench::parse_size(text.substr(b + 1), "--queries");
-    }
-    if (first >= end || end > tokens)
-        throw usage_error("--queries {}: no positions, or some past the {} tokens", text, tokens);
-    std::vector<index_t> out;
-    for (index_t p = first; p < end; p += step) out.push_back(p);
     return out;
 }
 
@@ -173,7 +156,8 @@ std::vector<bench::system_request> requests(options const& o) {
     auto const presets = parse_names(o.presets, "--preset", {"gap_free", "published"});
     auto const partners =
         o.partners == "all" ? bench::partner_names() : parse_names(o.partners, "--partner", bench::partner_names());
-    auto const both = presets.size() == 2;
+    auto const summaries = parse_names(o.summaries, "--summaries", bench::summary_codec_names());
+    auto const both      = presets.size() == 2;
     std::vector<bench::system_request> out;
     for (std::string const& system : systems) {
         if (system == "oracle") continue;
@@ -183,8 +167,13 @@ std::vector<bench::system_request> requests(options const& o) {
         }
         for (std::string const& preset : presets)
             for (std::string const& partner : partners) {
-                out.push_back({.system = system, .preset = preset, .partner = partner});
-                if (system == "compressed" && preset == "gap_free" && both && o.same_keys)
+                if (system != "compressed") {
+                    out.push_back({.system = system, .preset = preset, .partner = partner});
+                    continue;
+                }
+                for (std::string const& codec : summaries)
+                    out.push_back({.system = system, .preset = preset, .partner = partner, .summaries = codec});
+                if (preset == "gap_free" && both && o.same_keys)
                     out.push_back({.system       = system,
                                    .preset       = preset,
                                    .partner      = partner,
@@ -202,7 +191,7 @@ void complete(options& o, index_t tokens) {
     o.shared.steps   = parse_sizes(o.steps, "--steps");
     o.shared.storage = bench::parse_element_type(o.storage, "--storage");
     for (std::string const& part : bench::split_list(o.stages)) {
-        index_t const stage = parse_count(part, "--stages");
+        index_t const stage = bench::parse_count(part, "--stages");
         if (stage > 61) throw usage_error("--stages: {} is outside [0, 62)", stage);
         o.shared.stages.push_back(static_cast<int>(stage));
     }
@@ -228,6 +217,7 @@ bench::json to_json(bench::verdict const& v) {
             {"mass_summary", v.summary},
             {"mass_unseen", v.unseen},
             {"keys_per_query", v.keys},
+            {"summaries_per_query", v.summaries},
             {"most_keys_of_a_query", v.most_keys}};
 }
 
@@ -238,8 +228,8 @@ bench::json report(std::vector<bench::system_result> const& results,
                    double bytes_per_token,
                    index_t group,
                    std::FILE* text) {
-    bench::text_table table({"system", "preset", "partner", "stages", "window", "error", "cosine", "exact", "summary",
-                             "unseen", "keys/query", "KB read", "B/token"},
+    bench::text_table table({"system", "preset", "partner", "stages", "window", "summaries", "error", "cosine", "exact",
+                             "summary", "unseen", "keys/query", "KB read", "B/token"},
                             4);
     bench::json lines = bench::json::array();
     auto const add    = [&](std::vector<std::string> head, bench::verdict const& v, double read, double kept) {
@@ -259,17 +249,19 @@ bench::json report(std::vector<bench::system_result> const& results,
                          {"partner", r.request.partner},
                          {"stages", r.stages},
                          {"exact_window", r.exact_window},
+                         {"summaries", r.request.summaries},
                          {"retained_bytes_after_steps", r.retained_after},
                          {"walk_error", v.walk_error}});
         bool const windowed = r.request.system == "window" || r.request.system == "compressed";
         add({r.request.system, r.request.preset, r.request.partner, r.stages,
-             windowed ? std::to_string(r.exact_window) : ""},
-            v, v.keys * r.bytes_per_key, r.retained_per_token);
+             windowed ? std::to_string(r.exact_window) : "",
+             r.request.system == "compressed" ? r.request.summaries : ""},
+            v, (v.keys - v.summaries) * r.bytes_per_key + v.summaries * r.bytes_per_summary, r.retained_per_token);
     }
     for (std::size_t i = 0; i < best_keys.size(); ++i) {
         lines.push_back({{"system", "oracle"}, {"best_keys", best_keys[i]}});
         // Each query head chooses for itself: its group shares no read.
-        add({"oracle", fmt::format("best {}", best_keys[i]), "", "", ""}, judged.best[i],
+        add({"oracle", fmt::format("best {}", best_keys[i]), "", "", "", ""}, judged.best[i],
             judged.best[i].keys * bytes_per_token * static_cast<double>(group), bytes_per_token);
     }
     table.print(text);
@@ -319,7 +311,7 @@ void run(options o, bench::json document) {
         bench::make_machine(o.common.backend, o.common.threads > 0 ? o.common.threads : bench::default_threads());
     o.shared.layer       = o.layer.value_or(o.qkv.empty() ? 2 : 0);
     bench::qkv const in  = read_input(o);
-    auto const positions = parse_queries(o.queries, in.q.shape().tokens);
+    auto const positions = bench::parse_queries(o.queries, in.q.shape().tokens);
     complete(o, in.q.shape().tokens);
 
     std::vector<bench::system_result> results;

@@ -16,7 +16,7 @@ constexpr index_t block_rows = 32;
 /// Sums over rows from which a verdict is made.
 struct sums {
     double miss = 0, dense = 0, out = 0, dot = 0, row_cosine = 0, walk_miss = 0, walk = 0;
-    double exact = 0, summary = 0, keys = 0;
+    double exact = 0, summary = 0, keys = 0, summaries = 0;
     index_t most_keys = 0;
 
     void add_output(Eigen::VectorXd const& got, Eigen::VectorXd const& want) {
@@ -30,7 +30,8 @@ struct sums {
 
     void operator+=(sums const& o) {
         miss += o.miss, dense += o.dense, out += o.out, dot += o.dot, row_cosine += o.row_cosine;
-        walk_miss += o.walk_miss, walk += o.walk, exact += o.exact, summary += o.summary, keys += o.keys;
+        walk_miss += o.walk_miss, walk += o.walk, exact += o.exact, summary += o.summary, keys += o.keys,
+            summaries += o.summaries;
         most_keys = std::max(most_keys, o.most_keys);
     }
 };
@@ -92,8 +93,10 @@ void put_row(bf::heads_buffer<float>& t, index_t head, index_t query, Eigen::Vec
 
 /// Dense mass of a row that lies in [first, end) of each run.
 void add_shares(sums& s, sight_row const& seen, Eigen::Ref<Eigen::RowVectorXd const> const& weights) {
-    for (sight const& run : seen.runs)
+    for (sight const& run : seen.runs) {
         (run.summary ? s.summary : s.exact) += weights.segment(run.first, run.end - run.first).sum();
+        s.summaries += run.summary ? 1 : 0;
+    }
     s.keys += static_cast<double>(seen.keys);
     s.most_keys = std::max(s.most_keys, seen.keys);
 }
@@ -133,6 +136,7 @@ verdict to_verdict(std::vector<sums> const& by_head, double rows) {
     out.summary        = all.summary / rows;
     out.unseen         = 1 - out.exact - out.summary;
     out.keys           = all.keys / rows;
+    out.summaries      = all.summaries / rows;
     out.most_keys      = all.most_keys;
     return out;
 }

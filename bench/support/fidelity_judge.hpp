@@ -38,6 +38,7 @@ struct verdict {
     double summary        = 0;
     double unseen         = 0;
     double keys           = 0; // mean keys read by a query
+    double summaries      = 0; // of them, summaries
     index_t most_keys     = 0;
     std::vector<double> head_errors{}; // [heads]
 };

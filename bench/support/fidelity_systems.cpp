@@ -5,6 +5,7 @@
 #include <butterfly/sdpa/dense_sdpa.hpp>
 #include <butterfly/sdpa/sparse_sdpa.hpp>
 
+#include "summary_mixes.hpp"
 #include "usage.hpp"
 
 namespace bench {
@@ -14,6 +15,7 @@ std::string system_request::name() const {
     for (std::string const& part : {preset, partner})
         if (!part.empty()) text.append(" ").append(part);
     if (exact_window > 0) text += fmt::format(" window={}", exact_window);
+    if (summaries != "raw") text += fmt::format(" summaries={}", summaries);
     return text;
 }
 
@@ -88,7 +90,8 @@ public:
         if (system == "dense") run_dense();
         if (system == "window") run_window();
         if (system == "block_sparse") run_block_sparse();
-        if (system == "compressed") run_compressed();
+        if (system == "compressed")
+            with_summaries<T>(result_.request.summaries, [&](auto const& mix) { run_compressed(mix); });
         keep_chosen();
         return std::move(result_);
     }
@@ -176,7 +179,8 @@ private:
     }
 
     /// Appends and attends in steps, as prefill chunks and decode tokens arrive.
-    void run_compressed() {
+    template <bf::cache_mix Mix>
+    void run_compressed(Mix const& mix) {
         std::vector<index_t> const& steps = settings_.steps;
         bf::cache_config const config{.kv_heads       = in_.k.shape().heads,
                                       .head_dim       = in_.k.shape().head_dim,
@@ -188,7 +192,9 @@ private:
                                       .max_append     = *std::max_element(steps.begin(), steps.end()),
                                       .rules = result_.request.preset == "published" ? bf::cache_rules::published
                                                                                      : bf::cache_rules::gap_free};
-        bf::compressed_kv_cache<bf::raw_mix<T>> cache(config);
+        bf::compressed_kv_cache<Mix> cache(config, mix);
+        result_.bytes_per_summary = static_cast<double>(
+            config.kv_heads * (mix.summary_k.row_bytes(config.head_dim) + mix.summary_v.row_bytes(config.value_dim())));
         std::size_t next = 0;
         while (cache.tokens() < tokens()) {
             index_t const first = cache.tokens();
@@ -213,7 +219,7 @@ private:
         while (at.tokens() < tokens()) {
             at.append(1);
             if (at.tokens() <= tokens() - settings_.block_size) continue;
-            sum += static_cast<double>(Cache::retained_bytes(cache.config(), at));
+            sum += static_cast<double>(Cache::retained_bytes(cache.config(), at, cache.mix()));
             ++count;
         }
         return sum / static_cast<double>(count);

@@ -33,7 +33,8 @@ struct system_request {
     std::string system;
     std::string preset{};
     std::string partner{};
-    index_t exact_window = 0; // 0: the settings'
+    index_t exact_window  = 0;     // 0: the settings'
+    std::string summaries = "raw"; // of compressed: a name of summary_codec_names
 
     /// "compressed gap_free causal_shift".
     [[nodiscard]] std::string name() const;
@@ -48,6 +49,7 @@ struct system_result {
     double retained_per_token = 0; // bytes, all heads: mean over the last block of a decode that ends here
     index_t retained_after    = 0; // bytes after the steps that were run
     double bytes_per_key      = 0; // of one query token: rows of k and v of every kv head
+    double bytes_per_summary  = 0; // the same of summaries
 };
 
 /// Which names there are.

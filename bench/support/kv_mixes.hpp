@@ -12,6 +12,7 @@
 #include <butterfly/cache/mixed_kv_cache.hpp>
 
 #include "kv_codecs.hpp"
+#include "summary_mixes.hpp"
 
 namespace bench {
 
@@ -66,14 +67,6 @@ void for_each_mixed_mix(F const& f) {
     f(named_mix{"k2v2_trellis", bf::packed_mix<quant::trellis<2>>{}, centred});
     f(named_mix{"k2v2_channels", bf::packed_mix<quant::affine_channels<2, 32>, quant::affine<2, 32>>{}, plain});
 }
-
-/// A compressed cache whose summaries are packed, sinks and tail in bf16.
-template <bf::quant::row_codec Summary>
-struct summary_mix {
-    bf::quant::raw<bf::bfloat16> tail{};
-    Summary summary_k{};
-    Summary summary_v{};
-};
 
 /// Calls f(named_mix) for every mix of compressed_kv_cache.
 template <class F>

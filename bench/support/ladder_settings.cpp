@@ -4,6 +4,7 @@
 #include "ladder_qkv.hpp"
 #include "machine.hpp"
 #include "report.hpp"
+#include "summary_mixes.hpp"
 
 #include <fmt/ranges.h>
 
@@ -138,6 +139,7 @@ std::vector<std::string> ladder_settings::child_arguments(std::string const& sys
     add("--step", step);
     add("--decode", decode);
     add("--storage", name_of(storage));
+    add("--summaries", summaries);
     add("--seed", seed);
     return words;
 }
@@ -163,6 +165,7 @@ nlohmann::ordered_json ladder_settings::to_json() const {
             {"decode", decode},
             {"threads", common.threads},
             {"storage", name_of(storage)},
+            {"summaries", summaries},
             {"dense", dense_full ? "full" : "sampled"},
             {"inputs", qkv.empty() ? "seeded pool of random rows" : qkv},
             {"seed", seed}};
@@ -199,6 +202,9 @@ ladder_command_line::ladder_command_line(CLI::App& app) {
     app.add_option("--step", s_.step, "tokens of a prefill chunk")->check(positive)->capture_default_str();
     app.add_option("--decode", s_.decode, "tokens decoded after the prefill")->check(positive)->capture_default_str();
     app.add_option("--storage", storage_, "elements of keys and values: f32, f16 or bf16")->capture_default_str();
+    app.add_option("--summaries", s_.summaries, "how compressed keeps summaries: raw (as tokens), or a codec")
+        ->check(CLI::IsMember(summary_codec_names()))
+        ->capture_default_str();
     app.add_option("--dense", dense_, "prefill of dense: sampled, or full for every chunk of its layer")
         ->capture_default_str();
     app.add_option("--rounds", s_.rounds, "timed rounds, medians are shown (default: up to 7 within the budget)")

@@ -41,9 +41,10 @@ struct ladder_settings {
     model_geometry model;
     std::vector<index_t> contexts;
     std::vector<std::string> systems;
-    std::string preset  = "gap_free";
-    std::string partner = "causal_shift";
-    index_t partners    = 0; // per layer; 0: as few as use every stage
+    std::string preset    = "gap_free";
+    std::string partner   = "causal_shift";
+    std::string summaries = "raw"; // of compressed: as tokens are, or a codec (summary_mixes.hpp)
+    index_t partners      = 0;     // per layer; 0: as few as use every stage
     index_t block_size = 128, exact_window = 64, exact_sinks = 4;
     index_t step = 384, decode = 8;
     butterfly::element_type storage = butterfly::element_type::bf16;

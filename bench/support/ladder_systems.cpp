@@ -5,6 +5,7 @@
 
 #include "ladder_inputs.hpp"
 #include "ladder_routing.hpp"
+#include "summary_mixes.hpp"
 
 #include <cstring>
 #include <map>
@@ -239,13 +240,13 @@ private:
     raw_tokens<E> rows_;
 };
 
-template <bf::element E>
-class compressed_system final : public system_of<E, compressed_system<E>> {
+template <bf::element E, bf::cache_mix Mix>
+class compressed_system final : public system_of<E, compressed_system<E, Mix>> {
 public:
-    compressed_system(std::shared_ptr<shared_state<E>> shared, index_t capacity)
-        : system_of<E, compressed_system<E>>(shared) {
+    compressed_system(std::shared_ptr<shared_state<E>> shared, index_t capacity, Mix const& mix)
+        : system_of<E, compressed_system<E, Mix>>(shared) {
         for (index_t l = 0; l < shared->settings.model.layers; ++l)
-            caches_.emplace_back(shared->settings.cache(capacity));
+            caches_.emplace_back(shared->settings.cache(capacity), mix);
     }
 
     void append(machine const& m, index_t layer, index_t position, index_t tokens) override {
@@ -278,7 +279,7 @@ public:
     }
 
 private:
-    using cache = bf::compressed_kv_cache<bf::raw_mix<E>>;
+    using cache = bf::compressed_kv_cache<Mix>;
     std::vector<cache> caches_;
     std::vector<std::byte> scratch_;
 };
@@ -292,7 +293,10 @@ public:
         if (name == "dense") return std::make_unique<dense_system<E>>(shared_, capacity);
         if (name == "block_sparse") return std::make_unique<block_sparse_system<E>>(shared_, capacity);
         if (name == "window") return std::make_unique<window_system<E>>(shared_);
-        return std::make_unique<compressed_system<E>>(shared_, capacity);
+        return with_summaries<E>(shared_->settings.summaries, [&](auto const& mix) -> std::unique_ptr<ladder_system> {
+            using system = compressed_system<E, std::remove_cvref_t<decltype(mix)>>;
+            return std::make_unique<system>(shared_, capacity, mix);
+        });
     }
 
 private:

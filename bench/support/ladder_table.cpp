@@ -121,7 +121,9 @@ void print_heading(std::FILE* to, ladder_settings const& s, json const& run, std
     if (!s.model.note.empty()) fmt::print(to, "            {}\n", s.model.note);
     fmt::print(to, "inputs      {}; keys and values {}, queries and outputs f32, chunks of {}\n",
                s.qkv.empty() ? "seeded pool of random rows" : s.qkv, name_of(s.storage), s.step);
-    if (s.has("compressed")) fmt::print(to, "compressed  {}: {}\n", s.preset, describe_rules(s));
+    if (s.has("compressed"))
+        fmt::print(to, "compressed  {}: {}{}\n", s.preset, describe_rules(s),
+                   s.summaries == "raw" ? "" : fmt::format(", summaries {}", s.summaries));
     if (s.has("window")) fmt::print(to, "window      {} exact tokens\n", s.exact_window);
     if (s.has("compressed") || s.has("block_sparse"))
         fmt::print(to, "partners    {}\n", describe_partners(s, s.contexts.back()));

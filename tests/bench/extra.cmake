@@ -13,4 +13,9 @@ if(BUTTERFLY_PYTHON AND BUTTERFLY_BUILD_BENCH)
   add_test(NAME bench.quantizers.figures COMMAND "${BUTTERFLY_PYTHON}" -W error "${CMAKE_CURRENT_LIST_DIR}/quantizers_test.py"
                                                  "$<TARGET_FILE:quantizers>")
   set_tests_properties(bench.quantizers.figures PROPERTIES LABELS bench TIMEOUT 300 ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+  add_test(NAME bench.codec_fidelity.figures
+           COMMAND "${BUTTERFLY_PYTHON}" -W error "${CMAKE_CURRENT_LIST_DIR}/codec_fidelity_test.py"
+                   "$<TARGET_FILE:codec_fidelity>" "${PROJECT_SOURCE_DIR}/tests/data/qkv_cut.safetensors")
+  set_tests_properties(bench.codec_fidelity.figures PROPERTIES LABELS bench TIMEOUT 300 ENVIRONMENT
+                                                               PYTHONDONTWRITEBYTECODE=1)
 endif()
