@@ -192,6 +192,9 @@ public:
     /// Counts `step` tokens that an update has stored.
     void commit(index_t step) noexcept { counters_.append(step); }
 
+    /// Counts the `count` tokens that a shift has taken out.
+    void commit_shift(index_t count) noexcept { counters_.shift(count); }
+
 private:
     compressed_kv_cache(cache_config const& config, Mix const& mix, Pooling const& pool, detail::cache_layout const& at)
         : config_(config), mix_(mix), pooling_(pool), counters_(config), layout_(at) {}
