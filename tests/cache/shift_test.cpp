@@ -456,7 +456,7 @@ TEMPLATE_LIST_TEST_CASE("two shifts are one, and none is none", "[shift]", cache
             append_to(policy, cache, in, tokens_up_to(500), 399, 41);
             auto const bytes    = memory;
             auto const counters = cache.counters();
-            bf::shift(policy, cache, 0, options);
+            bf::shift(policy, cache, 0, {.rope = in.rope(), .requantize = true});
             REQUIRE((memory == bytes && cache.counters() == counters));
             auto once = cache.copy(policy), twice = cache.copy(policy);
             bf::shift(policy, once, 6 * block, options);

@@ -45,7 +45,7 @@ struct mixed_pools {
 
 /// A cache of one sequence and one layer. `Mix` says which codec keeps which pool. Counters live in the object; its
 /// bytes are touched through policies only. Not copyable: `copy` says what it costs. Reading (attend) may run
-/// concurrently; append, trim and clear are exclusive.
+/// concurrently; append, shift, trim and clear are exclusive.
 template <mixed_mix Mix>
 class mixed_kv_cache {
 public:

@@ -12,10 +12,10 @@
 //
 // Without a rope rows only move, whatever packs them, and bits stay what they are. That is for keys which have no
 // position, and for engines that go on counting positions as if nothing had gone: a score depends on the distance of
-// query and key alone, and those stay true, though they grow without end.
+// query and key alone, and distances stay true, though positions grow without end.
 //
-// With a rope (rope.hpp) keys that move are turned back by n positions, in sinks' stead: those stay at theirs, so their
-// distance to every query shrinks by n, and no position exceeds max_tokens. Values have no position.
+// With a rope (rope.hpp) keys that move are turned back by n positions, and no position exceeds max_tokens. Sinks stay
+// at theirs: their distance to every later token shrinks by n. Values have no position.
 //
 //   raw         turned and rounded to their type: f32 about once, f16 and bf16 once more with every shift
 //   summaries   turned as keys are: a mean of turned keys is the mean turned, and so is what any pooling makes that
@@ -30,6 +30,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <span>
+#include <string>
 
 namespace butterfly {
 
@@ -87,13 +90,16 @@ void check_turn(Codec const& codec, char const* pool, shift_options const& optio
                       "rows only move");
 }
 
-template <class Mix>
-void check_turns(Mix const& mix, shift_options const& options) {
-    check_turn(tail_k_of(mix), "tail_k", options);
-    if constexpr (mixed_mix<Mix>)
-        check_turn(mix.middle_k, "middle_k", options);
-    else
-        check_turn(mix.summary_k, "summary_k", options);
+template <cache_mix Mix, pooling Pooling>
+void check_turns(compressed_kv_cache<Mix, Pooling> const& cache, shift_options const& options) {
+    check_turn(tail_k_of(cache.mix()), "tail_k", options);
+    check_turn(cache.mix().summary_k, "summary_k", options);
+}
+
+template <mixed_mix Mix>
+void check_turns(mixed_kv_cache<Mix> const& cache, shift_options const& options) {
+    check_turn(tail_k_of(cache.mix()), "tail_k", options);
+    check_turn(cache.mix().middle_k, "middle_k", options);
 }
 
 /// Adds the part of a shift of `count` tokens that all caches have.
@@ -158,7 +164,7 @@ template <class Policy, kv_cache Cache>
 void shift(Policy const& policy, Cache& cache, index_t count, shift_options const& options = {}) {
     detail::check_shift(cache.config(), cache.counters(), count);
     detail::check_rope(options.rope, cache.config().head_dim);
-    if (!options.rope.frequencies.empty()) detail::check_turns(cache.mix(), options);
+    if (!options.rope.frequencies.empty()) detail::check_turns(cache, options);
     cache_shift const s = detail::plan_shift(policy, cache, count, options.rope);
     if (count == 0) return;
     shift_cache(policy, s, options.workspace, [&]() noexcept { cache.commit_shift(count); });

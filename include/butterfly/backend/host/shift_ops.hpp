@@ -10,9 +10,9 @@
 // An item of work is all rows of a head that move, or a run of 64 rows to be turned (or a tile that is larger). Rows
 // are turned where they have come to stand, each by itself or with its tile, so bits depend on no threads.
 //
-// In a ring of R rows position p stands in row p mod R and goes to row (p - n) mod R, where a row may stand that has
-// not gone yet, whichever comes first: n mod R rows on one side of the ring and R - n mod R on the other wait for each
-// other. So the whole ring turns by n mod R, rows that mean nothing with it.
+// In a ring of R rows position p goes from row p mod R to row (p - n) mod R: n mod R rows back, or R - n mod R further
+// on. Moved one by one in either order, a row may come to stand where another has not gone yet. So the whole ring goes
+// round by n mod R, with the rows of it that mean nothing.
 
 #include <butterfly/backend/host/cache_ops.hpp>
 
