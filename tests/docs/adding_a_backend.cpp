@@ -2,6 +2,7 @@
 // docs/adding-a-backend.md
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/logits.hpp>
+#include <butterfly/backend/host/shift_ops.hpp>
 #include <butterfly/butterfly.hpp>
 #include <butterfly/testing/properties.hpp>
 
@@ -118,6 +119,7 @@ inline void run(two_pass const& policy, std::span<bf::problem const> problems) {
 
 /// 5. Caches: what every host policy may use as it is.
 using bf::backend::copy_bytes;
+using bf::backend::shift_cache;
 using bf::backend::update_cache;
 using bf::backend::workspace_bytes;
 

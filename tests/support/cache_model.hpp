@@ -65,6 +65,7 @@ struct cache_model : kept_tokens {
 
     [[nodiscard]] index_t sinks() const { return config.sinks(); }
     void changed(index_t) {}
+    void shifting(bool) {}
 
     template <class Policy, class Q, class O>
     void

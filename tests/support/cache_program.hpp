@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Programs of append, attend, trim, clear, copy and wrong calls, run on a cache in the caller's memory and on a model
-// that keeps every token. A program is a string of bytes, so that a test may draw it and a fuzzer grow it. A model
-// knows nothing of rings, tails or counters; what it has of its own is which keys a query sees.
+// Programs of append, attend, trim, shift, clear, copy and wrong calls, run on a cache in the caller's memory and on a
+// model that keeps every token. A program is a string of bytes, so that a test may draw it and a fuzzer grow it. A
+// model knows nothing of rings, tails or counters; what it has of its own is which keys a query sees.
 
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/cache/append.hpp>
+#include <butterfly/cache/shift.hpp>
 #include <butterfly/testing/problem.hpp>
 
 #include <cmath>
@@ -50,6 +51,14 @@ struct kept_tokens {
         auto const size = static_cast<std::size_t>(length);
         for (auto* const rows : {&k, &v, &sink_k, &sink_v}) rows->resize(size);
         weights.resize(size);
+    }
+
+    /// Forgets `count` tokens from `first` on; those after them move up.
+    void forget(index_t first, index_t count) {
+        auto const erase = [&](auto& of) { of.erase(of.begin() + first, of.begin() + first + count); };
+        for (auto* const rows : {&k, &v, &sink_k, &sink_v}) erase(*rows);
+        erase(weights);
+        floor -= count;
     }
 
     /// One visible key: a token, or a block that stands for `weight` tokens.
@@ -117,6 +126,7 @@ private:
 ///   seen(mix, t, head)              the keys of a query at position t
 ///   defect(cache)                   what is wrong with the cache's own numbers; empty: nothing
 ///   changed(length)                 forgets what it derived from tokens from `length` on
+///   shifting(codes)                 tokens are about to move; whether blocks that are condensed will be left
 template <class Policy, class Model>
 class cache_machine {
 public:
@@ -151,7 +161,7 @@ public:
                 trim(in.below(model_.tokens() + 2));
                 break;
             default:
-                rarely(in.below(6));
+                rarely(in.below(6), in);
                 break;
             }
             check_state();
@@ -281,7 +291,7 @@ private:
         answers_.erase(answers_.lower_bound({length, 0}), answers_.end());
     }
 
-    void rarely(index_t what) {
+    void rarely(index_t what, program_reader& in) {
         if (what == 0) {
             cache_.clear();
             model_.forget(0);
@@ -294,7 +304,28 @@ private:
             std::fill(memory_.begin(), memory_.end(), canary);
             memory_.swap(other); // swapping vectors moves no bytes
             cache_ = std::move(copy);
+        } else {
+            shift(in.below(droppable(cache_) / model_.config.block_size + 2) * model_.config.block_size);
         }
+    }
+
+    void shift(index_t count) {
+        index_t const stays = butterfly::detail::round_up(model_.sinks(), model_.config.block_size);
+        bool const fits     = count == 0 || stays + count <= cache_.tail_start();
+        auto const before   = memory_;
+        auto const counters = cache_.counters();
+        try {
+            butterfly::shift(policy_, cache_, count);
+            expect(fits, "a shift by " + std::to_string(count) + " should be refused");
+        } catch (capacity_error const&) {
+            expect(!fits, "a shift by " + std::to_string(count) + " should be served");
+            expect(memory_ == before && cache_.counters() == counters, "a refused shift changed the cache");
+            return;
+        }
+        if (count == 0) return;
+        model_.shifting(cache_.counters().summaries() > 0);
+        model_.forget(stays, count);
+        answers_.clear(); // of other tokens
     }
 
     void check_state() {

@@ -63,11 +63,22 @@ struct mixed_model : kept_tokens {
 
     mixed_cache_config config;
     std::map<std::tuple<bool, index_t, index_t>, std::vector<std::vector<float>>> packed{}; // (values, head, block)
+    std::map<std::pair<bool, index_t>, std::vector<float>> frozen{}; // means of tokens that have moved: (values, head)
 
     explicit mixed_model(mixed_cache_config const& c) : config(c) {}
 
     [[nodiscard]] index_t sinks() const { return config.exact_sinks; }
-    void changed(index_t) { packed.clear(); }
+    void changed(index_t length) {
+        packed.clear();
+        if (length < std::max({config.block_size, config.centre_keys, config.centre_values})) frozen.clear();
+    }
+    void shifting(bool codes) {
+        std::map<std::pair<bool, index_t>, std::vector<float>> means;
+        for (index_t head = 0; codes && head < config.kv_heads; ++head)
+            for (bool const values : {false, true}) means[{values, head}] = mean(values, head);
+        frozen = means;
+        packed.clear();
+    }
 
     template <class Policy, class Q, class O>
     void
@@ -136,6 +147,7 @@ private:
 
     /// fp32 sums in token order, divided once.
     std::vector<float> mean(bool values, index_t head) const {
+        if (auto const moved = frozen.find({values, head}); moved != frozen.end()) return moved->second;
         index_t const dim   = values ? config.value_dim() : config.head_dim;
         index_t const count = values ? config.centre_values : config.centre_keys;
         std::vector<float> sum(static_cast<std::size_t>(dim));

@@ -12,6 +12,7 @@
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/kernels.hpp>
 #include <butterfly/backend/host/merge_ops.hpp>
+#include <butterfly/backend/host/shift_ops.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>

@@ -16,6 +16,7 @@
 #include <butterfly/backend/host/logits.hpp>
 #include <butterfly/backend/host/merge_ops.hpp>
 #include <butterfly/backend/host/rows.hpp>
+#include <butterfly/backend/host/shift_ops.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/sdpa/softmax_state.hpp>

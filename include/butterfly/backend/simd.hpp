@@ -10,6 +10,7 @@
 
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/merge_ops.hpp>
+#include <butterfly/backend/host/shift_ops.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/bf16_ops.hpp>

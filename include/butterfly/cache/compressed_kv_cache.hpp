@@ -31,7 +31,7 @@ struct cache_pools {
 
 /// A cache of one sequence and one layer. `Mix` says which codec keeps which pool, `Pooling` how a block becomes one
 /// row. Counters live in the object; its bytes are touched through policies only. Not copyable: `copy` says what it
-/// costs. Reading (attend) may run concurrently; append, trim and clear are exclusive.
+/// costs. Reading (attend) may run concurrently; append, shift, trim and clear are exclusive.
 template <cache_mix Mix = raw_mix<float>, pooling Pooling = mean_pooling>
 class compressed_kv_cache {
 public:
@@ -191,6 +191,9 @@ public:
 
     /// Counts `step` tokens that an update has stored.
     void commit(index_t step) noexcept { counters_.append(step); }
+
+    /// Counts the `count` tokens that a shift has taken out.
+    void commit_shift(index_t count) noexcept { counters_.shift(count); }
 
 private:
     compressed_kv_cache(cache_config const& config, Mix const& mix, Pooling const& pool, detail::cache_layout const& at)

@@ -10,6 +10,10 @@
 //
 // Tokens are dropped from the tail at the start of an append, never at its end, so the last append can always be undone
 // and a query of the last append always finds its exact keys.
+//
+// A shift takes out n > 0 tokens that stand before A; bs divides n, n <= A. Then A > 0, so c(F) >= 1 and
+// P >= F >= A + W - 1 >= n + W - 1. For such t, c(t - n) = c(t) - n / bs: less n (or n / bs) on both sides, all of the
+// above stays true. Where t = P - 1 is less, c(t - n) = 0, and M - n / bs >= (A - n) / bs >= 0.
 
 #include <butterfly/cache/rules.hpp>
 
@@ -78,6 +82,15 @@ public:
     /// bs * c(P - 1) <= A.
     void forget_summaries() noexcept {
         summaries_ = tail_start_ / block_size_;
+        check_invariants();
+    }
+
+    /// Takes out `count` tokens before the tail. Requires a multiple of the block size, at most tail_start().
+    void shift(index_t count) noexcept {
+        tokens_ -= count;
+        tail_start_ -= count;
+        floor_ -= count;
+        summaries_ -= count / block_size_;
         check_invariants();
     }
 

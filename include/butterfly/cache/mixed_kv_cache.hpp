@@ -27,7 +27,8 @@
 //   packed after                     c(P - 1) >= 1, so P >= W + bs > C;        M was 0 until then, so A = 0
 //
 // and a trim to P' < C, which spoils it, finds F <= P' < W + bs - 1, c(F) = 0, A <= bs * c(F) = 0: the tail still has
-// every token, so all codes are forgotten and made again.
+// every token, so all codes are forgotten and made again. A shift keeps what this is deduced from (counters.hpp), and
+// the mean as long as there are codes; without sinks it may leave none, M = A = 0, and then a mean is frozen anew.
 
 #include <butterfly/cache/counters.hpp>
 #include <butterfly/cache/mixed_pools.hpp>
@@ -44,7 +45,7 @@ struct mixed_pools {
 
 /// A cache of one sequence and one layer. `Mix` says which codec keeps which pool. Counters live in the object; its
 /// bytes are touched through policies only. Not copyable: `copy` says what it costs. Reading (attend) may run
-/// concurrently; append, trim and clear are exclusive.
+/// concurrently; append, shift, trim and clear are exclusive.
 template <mixed_mix Mix>
 class mixed_kv_cache {
 public:
@@ -192,6 +193,9 @@ public:
 
     /// Counts `step` tokens that an update has stored.
     void commit(index_t step) noexcept { counters_.append(step); }
+
+    /// Counts the `count` tokens that a shift has taken out.
+    void commit_shift(index_t count) noexcept { counters_.shift(count); }
 
 private:
     mixed_kv_cache(mixed_cache_config const& config, Mix const& mix, detail::mixed_layout const& at)

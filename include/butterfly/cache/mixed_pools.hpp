@@ -34,6 +34,7 @@ struct mixed_cache_config {
     index_t max_rollback   = 0;   // tokens that trim may take back beyond the last append
 
     [[nodiscard]] index_t value_dim() const noexcept { return value_head_dim == 0 ? head_dim : value_head_dim; }
+    [[nodiscard]] index_t sinks() const noexcept { return exact_sinks; }
 };
 
 namespace detail {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// What a policy is given when a cache changes: plain data, and nothing of which cache it is. A policy brings three
+// What a policy is given when a cache changes: plain data, and nothing of which cache it is. A policy brings four
 // functions, found by argument-dependent lookup:
 //
 //   update_cache(policy, update, workspace, commit)   condense `before`, store, condense `after`, in this order; then
 //                                                     calls commit() once, on one of the participants of the call
-//   workspace_bytes(policy, update)                   scratch it needs
+//   shift_cache(policy, shift, workspace, commit)     move, then turn what has moved; commit() as above
+//   workspace_bytes(policy, update or shift)          scratch it needs
 //   copy_bytes(policy, from, to, bytes)               copies memory of the policy
 //
 // To condense blocks is to summarise each to one slot of `summaries`, or to pack its tokens into `packed`:
@@ -15,8 +16,12 @@
 //            packed.mean, where centre > 0: fp32 sums in token order, divided once; 0 where it is not finite
 //   pack     encode(x - mean), the tokens of a tile together; in the place of tokens before `skip`, which are seen
 //            elsewhere, the tile has the first token after them, or zeros where it has none
+//
+// To turn rows is decode(x) + mean -> rope.hpp -> less the mean -> encode, the tokens of a tile together; channels
+// without a position are only decoded and encoded.
 
 #include <butterfly/cache/pooling.hpp>
+#include <butterfly/cache/rope.hpp>
 #include <butterfly/sdpa/problem.hpp>
 
 #include <array>
@@ -56,6 +61,26 @@ struct cache_update {
     pooling_ref pool{};
 
     void add(row_store const& store) noexcept { stores[store_count++] = store; }
+};
+
+/// Rows that move: those of slots [first, end) come to stand in [first - by, end - by), for every head. All are whole
+/// tiles. In a ring, rows may stand where others are to come.
+struct slot_move {
+    storage_ref rows{};
+    index_t first = 0;
+    index_t end   = 0;
+    index_t by    = 0;
+    bool turns    = false; // keys, which the rope turns when they have moved
+};
+
+/// Tokens taken out of a cache: what stands after them moves.
+struct cache_shift {
+    std::array<slot_move, 6> moves{};
+    std::size_t move_count = 0;
+    index_t positions      = 0; // by which keys are turned back
+    butterfly::rope rope{};     // no frequencies: none is turned
+
+    void add(slot_move const& move) noexcept { moves[move_count++] = move; }
 };
 
 } // namespace butterfly

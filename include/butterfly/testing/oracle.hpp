@@ -11,6 +11,7 @@
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/codec_ops.hpp>
 #include <butterfly/backend/host/rows.hpp>
+#include <butterfly/backend/host/shift_ops.hpp>
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/sdpa/attend.hpp>
@@ -337,6 +338,7 @@ inline void run(oracle const& policy, std::span<problem const> problems) {
 
 // A cache's own work is the host's, whatever attends it.
 using backend::copy_bytes;
+using backend::shift_cache;
 using backend::update_cache;
 using backend::workspace_bytes;
 
