@@ -16,6 +16,10 @@ foreach(backend scalar simd)
   set_tests_properties(bench.context_ladder.${backend} PROPERTIES LABELS bench TIMEOUT 300)
 endforeach()
 
+add_bench_status_test(context_ladder .summaries 0 "sinks, summaries lloyd_max16" --summaries lloyd_max16 --systems compressed
+                      --contexts 1k --heads 2 --kv-heads 1 --head-dim 32 --layers 2 --rounds 1)
+add_bench_status_test(context_ladder .bad_summaries 2 "^context_ladder: --summaries: abacus not in {raw," --summaries abacus)
+
 add_bench_status_test(context_ladder .bad_budget 2 "^context_ladder: --budget: 'nan' is no number" --budget nan)
 add_bench_status_test(context_ladder .no_contexts 2 "^context_ladder: --contexts: the list is empty" --contexts ,)
 add_bench_status_test(context_ladder .bad_numbers 2 "^context_ladder: --layer-numbers: 'x'" --layer-numbers x)

@@ -9,6 +9,9 @@ set_tests_properties(bench.fidelity.real_cut PROPERTIES LABELS bench TIMEOUT 300
 
 add_bench_status_test(fidelity .twice_is_once 0 "written: twice.safetensors" --tokens 64 --systems window,oracle,window
                       --best-keys 8,8 --out twice.safetensors)
+# What the backend reads of packed summaries is what the walk decodes.
+add_bench_status_test(fidelity .summaries 0 " raw +0.[0-9]+ .* lloyd_max4 +0.[0-9]+ " --tokens 512 --block-size 16
+                      --exact-window 16 --systems compressed --preset gap_free --summaries raw,int8,lloyd_max16,lloyd_max4)
 add_bench_status_test(fidelity .bad_out 2 "^fidelity: --out /nonexistent/x: " --out /nonexistent/x)
 add_bench_status_test(fidelity .bad_sink 2 "^fidelity: --sink: 'nan' is no number" --sink nan)
 add_bench_status_test(fidelity .not_finite 2 "layer0.k is nan at head 1, token 1, column 3" --qkv
