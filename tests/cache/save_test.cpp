@@ -10,7 +10,6 @@
 #include "cache/backends.hpp"
 #include "support/catch.hpp"
 #include "support/saved_file.hpp"
-#include "support/sweep.hpp"
 
 #include <filesystem>
 #include <fstream>
@@ -116,7 +115,7 @@ index_t part_bytes(Cache const& cache) {
 /// Saves after every story, loads into a cache of `config` that had other content, and lets both go on.
 template <class Cache, class Policy, class Config>
 void round_trip(Policy const& policy, Config const& saved, Config const& config, typename Cache::mix_type const& mix) {
-    std::size_t loads = 0;
+    std::size_t loads = 0, misfits = 0;
     for (story const& steps : stories) {
         CAPTURE(steps, policy.name());
         Cache original(saved, mix);
@@ -129,6 +128,7 @@ void round_trip(Policy const& policy, Config const& saved, Config const& config,
         tell(policy, loaded.cache, {40, 17}, 2);
         if (!loaded.cache.misfit(original.counters().values()).empty()) {
             REQUIRE_THROWS_AS(bf::load(policy, bytes, loaded.cache), bf::capacity_error);
+            ++misfits;
             continue;
         }
         bf::load(policy, bytes, loaded.cache);
@@ -160,73 +160,84 @@ void round_trip(Policy const& policy, Config const& saved, Config const& config,
             REQUIRE(bf::testing::with_header(b, header) == a);
         }
     }
-    REQUIRE(loads >= stories.size() / 2);
+    REQUIRE(loads + misfits == stories.size());
+    REQUIRE(misfits <= 3);
 }
 
-/// The same, into caches with rings, rollbacks and lengths of their own.
+/// A tail, a ring and a length as short as the longest story allows.
+template <class Config>
+Config tighter(Config config) {
+    config.max_tokens   = 497;
+    config.max_append   = 57;
+    config.max_rollback = 2;
+    return config;
+}
+
+/// Into caches with rings, rollbacks and lengths of their own.
 template <class Cache, class Policy, class Config>
 void round_trips(Policy const& policy, Config const& config, typename Cache::mix_type const& mix = {}) {
-    Config longer        = config;
-    longer.max_tokens    = 3000;
-    longer.max_append    = 400;
-    longer.max_rollback  = 0;
-    Config tighter       = config;
-    tighter.max_tokens   = 497; // of 497 in the longest story
-    tighter.max_append   = 57;
-    tighter.max_rollback = 2;
-    round_trip<Cache>(policy, config, tighter, mix);
-    if (test::short_sweep()) return;
+    Config longer       = config;
+    longer.max_tokens   = 3000;
+    longer.max_append   = 400;
+    longer.max_rollback = 0;
     round_trip<Cache>(policy, config, config, mix);
+    round_trip<Cache>(policy, config, tighter(config), mix);
     round_trip<Cache>(policy, config, longer, mix);
     round_trip<Cache>(policy, longer, config, mix);
 }
 
-TEMPLATE_LIST_TEST_CASE("a loaded compressed cache goes on bit for bit as the saved one", "[save]", cache_backends) {
+TEMPLATE_LIST_TEST_CASE("a loaded cache goes on bit for bit as the saved one", "[save]", cache_backends) {
     TestType const policy;
-    round_trips<bf::compressed_kv_cache<>>(policy, compressed);
-    round_trips<bf::compressed_kv_cache<bf::raw_mix<bf::bfloat16>>>(policy, compressed);
     round_trips<bf::compressed_kv_cache<k8v4>>(policy, compressed);
-    round_trips<bf::compressed_kv_cache<six_codecs>>(policy, compressed);
-    round_trips<bf::compressed_kv_cache<six_codecs, bf::weighted_mean_pooling>>(policy, compressed);
-    bf::cache_config other = compressed;
-    other.rules            = bf::cache_rules::published;
-    other.value_head_dim   = 0;
-    round_trips<bf::compressed_kv_cache<>>(policy, other);
-    other.rules      = {.counted = false, .late = true};
-    other.block_size = 64;
-    round_trips<bf::compressed_kv_cache<>>(policy, other);
-    round_trips<bf::compressed_kv_cache<bf::raw_mix<bf::float16>, bf::weighted_mean_pooling>>(policy, other);
-    other.exact_sinks  = 0;
-    other.block_size   = 1;
-    other.exact_window = 1;
-    round_trips<bf::compressed_kv_cache<>>(policy, other);
-}
-
-TEMPLATE_LIST_TEST_CASE("a loaded mixed cache goes on bit for bit as the saved one", "[save]", cache_backends) {
-    TestType const policy;
+    round_trips<bf::compressed_kv_cache<bf::raw_mix<bf::bfloat16>, bf::weighted_mean_pooling>>(policy, compressed);
     bf::mixed_cache_config centred = mixed;
     centred.centre_keys            = 51; // W + bs - 1
     centred.centre_values          = 20;
-    round_trips<bf::mixed_kv_cache<six_of_mixed>>(policy, centred);
-    if (one_answer<TestType>) return; // it is slow, and what follows is of codecs, not of policies
-    round_trips<bf::mixed_kv_cache<bf::packed_mix<quant::raw<float>, quant::int8, quant::raw<float>>>>(policy, mixed);
-    round_trips<bf::mixed_kv_cache<bf::packed_mix<quant::int8>>>(policy, centred);
-    round_trips<bf::mixed_kv_cache<bf::packed_mix<quant::lloyd_max<16>, quant::lloyd_max<6>>>>(
-        policy, centred,
-        {.middle_k = quant::lloyd_max<16>(5),
-         .middle_v = quant::lloyd_max<6>(std::uint64_t{1} << 63, quant::scale_rule::unbiased)});
-    round_trips<bf::mixed_kv_cache<bf::packed_mix<quant::affine_channels<4, 32>, quant::affine<4, 64>>>>(policy,
-                                                                                                         centred);
+    round_trips<bf::mixed_kv_cache<bf::packed_mix<quant::affine_channels<2, 32>, quant::int8>>>(policy, centred);
+}
+
+/// With one backend: what differs here is none of its business.
+template <class Cache, class Config>
+void one_round_trip(Config const& config, typename Cache::mix_type const& mix = {}) {
+    round_trip<Cache>(bf::backend::scalar{}, config, tighter(config), mix);
+}
+
+TEST_CASE("compressed caches of every kind of mix, pooling and rules are saved and loaded", "[save]") {
+    one_round_trip<bf::compressed_kv_cache<>>(compressed);
+    one_round_trip<bf::compressed_kv_cache<six_codecs>>(compressed);
+    one_round_trip<bf::compressed_kv_cache<six_codecs, bf::weighted_mean_pooling>>(compressed);
+    bf::cache_config other = compressed;
+    other.rules            = bf::cache_rules::published;
+    other.value_head_dim   = 0;
+    one_round_trip<bf::compressed_kv_cache<>>(other);
+    other.rules      = {.counted = false, .late = true};
+    other.block_size = 64;
+    one_round_trip<bf::compressed_kv_cache<>>(other);
+    one_round_trip<bf::compressed_kv_cache<bf::raw_mix<bf::float16>, bf::weighted_mean_pooling>>(other);
+    other.exact_sinks  = 0;
+    other.block_size   = 1;
+    other.exact_window = 1;
+    one_round_trip<bf::compressed_kv_cache<>>(other);
+}
+
+TEST_CASE("mixed caches of every kind of mix and centring are saved and loaded", "[save]") {
+    bf::mixed_cache_config centred = mixed;
+    centred.centre_keys            = 51;
+    centred.centre_values          = 20;
+    one_round_trip<bf::mixed_kv_cache<bf::packed_mix<quant::raw<float>, quant::int8, quant::raw<float>>>>(mixed);
+    one_round_trip<bf::mixed_kv_cache<bf::packed_mix<quant::lloyd_max<16>, quant::lloyd_max<6>>>>(
+        centred, {.middle_k = quant::lloyd_max<16>(5),
+                  .middle_v = quant::lloyd_max<6>(std::uint64_t{1} << 63, quant::scale_rule::unbiased)});
+    one_round_trip<bf::mixed_kv_cache<bf::packed_mix<quant::trellis<2>, quant::affine<4, 64>>>>(
+        centred, {.middle_k = quant::trellis<2>(3)});
     centred.centre_values = 0;
     centred.exact_sinks   = 40; // a tile of sinks alone
-    round_trips<bf::mixed_kv_cache<six_of_mixed>>(policy, centred);
+    one_round_trip<bf::mixed_kv_cache<six_of_mixed>>(centred);
     bf::mixed_cache_config wide = mixed;
     wide.block_size             = 128;
     wide.exact_window           = 1;
-    round_trips<bf::mixed_kv_cache<bf::packed_mix<quant::affine_channels<3, 128>, quant::affine_channels<2, 64>>>>(
-        policy, wide);
-    round_trip<bf::mixed_kv_cache<bf::packed_mix<quant::trellis<2>>>>(policy, mixed, mixed,
-                                                                      {.middle_k = quant::trellis<2>(3)});
+    one_round_trip<bf::mixed_kv_cache<bf::packed_mix<quant::affine_channels<3, 128>, quant::affine_channels<2, 64>>>>(
+        wide);
 }
 
 TEST_CASE("equal caches make equal files, whatever stood in their memory and however they came about", "[save]") {

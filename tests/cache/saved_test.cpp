@@ -131,7 +131,7 @@ TEST_CASE("sections of equal size cannot change places, nor come from another fi
                      file.begin() + static_cast<std::ptrdiff_t>(at[3]),
                      file.begin() + static_cast<std::ptrdiff_t>(at[3]));
     REQUIRE(at[3] - at[2] == at[4] - at[3]);
-    REQUIRE(into.refusal(file) == "load: section tail_k has a bad checksum");
+    REQUIRE(into.refusal(file) == "load: its section tail_k has a bad checksum");
 
     bf::mixed_cache_config longer = mixed;
     longer.max_tokens             = 41; // another header, all sections of the same size and content
@@ -139,8 +139,21 @@ TEST_CASE("sections of equal size cannot change places, nor come from another fi
     std::copy(other.begin() + static_cast<std::ptrdiff_t>(at[0]), other.end(),
               file.begin() + static_cast<std::ptrdiff_t>(at[0]));
     REQUIRE(other.size() == good.size());
-    REQUIRE(into.refusal(file) == "load: section sink_k has a bad checksum");
+    REQUIRE(into.refusal(file) == "load: its section sink_k has a bad checksum");
     REQUIRE(into.refusal(other) == "accepted");
+}
+
+TEST_CASE("what stands between rows and a checksum is zero", "[save]") {
+    file_bytes const good = small_file<small_mixed>(mixed);
+    target<small_mixed> into(mixed);
+    bf::detail::saved::reader("test", good).each_section([&](bf::saved_part const& p, std::span<std::byte const> rows) {
+        auto const end  = static_cast<std::size_t>(rows.data() + rows.size() - good.data());
+        file_bytes file = good;
+        if (end % 64 == 60) return;
+        file[end] = std::byte{1};
+        reseal(file);
+        REQUIRE(into.refusal(file) == "load: its section " + p.name + " has bytes after its rows");
+    });
 }
 
 /// A file that is removed at the end.

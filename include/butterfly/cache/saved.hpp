@@ -234,8 +234,7 @@ public:
         });
         index_t const count = bounded("number of parts", 0, static_cast<index_t>(left() / part_size));
         for (index_t i = 0; i < count; ++i) read_part();
-        for (; left() > 0; ++at_)
-            if (file_[at_] != std::byte{0}) bad("its header has bytes after the last part");
+        if (!zeros(at_, at_ + left())) bad("its header has bytes after the last part");
         check_size();
         check_counters();
     }
@@ -252,15 +251,17 @@ public:
         }
     }
 
-    /// Throws format_error naming the first section whose bytes have another checksum.
+    /// Throws format_error naming the first section whose bytes have another checksum, or that is not padded by zeros.
     void check_sections() const {
         std::uint32_t crc = checksum(header_size_);
         std::size_t at    = header_size_;
         for (saved_part const& p : header_.parts) {
             std::size_t const size = sealed_size(bytes_of(p));
             crc                    = crc32(file_.subspan(at, size - crc_size), crc);
+            if (crc != checksum(at + size)) bad("its section " + p.name + " has a bad checksum");
+            if (!zeros(at + bytes_of(p), at + size - crc_size))
+                bad("its section " + p.name + " has bytes after its rows");
             at += size;
-            if (crc != checksum(at)) bad("section " + p.name + " has a bad checksum");
         }
     }
 
@@ -274,6 +275,11 @@ private:
     /// The checksum that ends at `end`.
     [[nodiscard]] std::uint32_t checksum(std::size_t end) const noexcept {
         return static_cast<std::uint32_t>(get(file_.data() + end - crc_size, crc_size));
+    }
+
+    [[nodiscard]] bool zeros(std::size_t first, std::size_t end) const noexcept {
+        while (first < end && file_[first] == std::byte{0}) ++first;
+        return first == end;
     }
 
     /// Bytes of the header that are not read.
