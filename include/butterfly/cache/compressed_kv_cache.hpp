@@ -199,7 +199,7 @@ public:
     /// Why counters that a loader has read contradict this cache's configuration; empty where they do not.
     [[nodiscard]] std::string defect(counter_values const& v) const { return cache_counters::defect(config_, v); }
 
-    /// Why what they count does not fit this cache; empty where it does.
+    /// Why what counters without a defect count does not fit this cache; empty where it does.
     [[nodiscard]] std::string misfit(counter_values const& v) const {
         return detail::misfit(v, config_.max_tokens, layout_.ring);
     }

@@ -43,7 +43,10 @@ public:
     [[nodiscard]] static cache_counters restored(cache_config const& c, counter_values const& v) {
         if (std::string const why = defect(c, v); !why.empty()) detail::fail<format_error>("restore: " + why);
         cache_counters at(c);
-        at.assign(v);
+        at.tokens_     = v.tokens;
+        at.tail_start_ = v.tail_start;
+        at.summaries_  = v.summaries;
+        at.floor_      = v.trim_floor;
         at.check_invariants();
         return at;
     }
@@ -140,13 +143,6 @@ public:
     friend bool operator==(cache_counters const&, cache_counters const&) noexcept = default;
 
 private:
-    void assign(counter_values const& v) noexcept {
-        tokens_     = v.tokens;
-        tail_start_ = v.tail_start;
-        summaries_  = v.summaries;
-        floor_      = v.trim_floor;
-    }
-
     index_t block_size_ = 1;
     index_t window_     = 1;
     index_t rollback_   = 0;

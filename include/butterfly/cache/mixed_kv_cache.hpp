@@ -212,7 +212,7 @@ public:
                std::to_string(v.tokens);
     }
 
-    /// Why what they count does not fit this cache; empty where it does.
+    /// Why what counters without a defect count does not fit this cache; empty where it does.
     [[nodiscard]] std::string misfit(counter_values const& v) const {
         std::string const why = detail::misfit(v, config_.max_tokens, layout_.ring);
         index_t const packed  = v.summaries * config_.block_size;

@@ -31,8 +31,10 @@ struct cache_part {
     [[nodiscard]] index_t bytes() const noexcept { return heads * slots() * row_bytes; }
 
     /// Calls f(memory_ref, bytes) for each run of memory that means something: head by head, slots ascending.
+    /// Slots that mean something fit: counters without a misfit say so.
     template <class F>
     void for_each_run(F const& f) const {
+        BUTTERFLY_ASSERT(slots() <= capacity);
         for (index_t head = 0; head < heads; ++head)
             for (index_t slot = first; slot < end;) {
                 index_t const row   = ring ? slot % capacity : slot;

@@ -114,7 +114,7 @@ inline void check_parts(reader const& in, saved_cache const& cache) {
     }
 }
 
-/// Loads what a reader has read.
+/// Loads a file into a cache. All that can throw, but for a device that fails to copy, comes before the first change.
 template <class Policy, class Cache>
 void load(std::string const& who, Policy const& policy, std::span<std::byte const> bytes, Cache& cache) {
     reader const in(who, bytes);
@@ -124,16 +124,17 @@ void load(std::string const& who, Policy const& policy, std::span<std::byte cons
     check_parts(in, described(cache, at));
     in.check_sections();
 
-    cache.clear(); // should a device fail to copy, the cache is empty, not spoilt
-    std::vector<std::byte const*> rows;
-    in.each_section([&](saved_part const&, std::span<std::byte const> section) { rows.push_back(section.data()); });
-    std::size_t i = 0;
-    cache.for_each_part(at, [&](cache_part const& p) {
-        p.for_each_run([&](memory_ref to, index_t size) {
-            copy_bytes(policy, memory_ref(rows[i]), to, size);
-            rows[i] += size;
+    std::vector<cache_part> parts;
+    cache.for_each_part(at, [&](cache_part const& p) { parts.push_back(p); });
+    cache.clear(); // should a device fail, the cache is empty, not spoilt
+    auto part = parts.begin();
+    in.each_section([&](saved_part const&, std::span<std::byte const> rows) {
+        std::byte const* from = rows.data();
+        part->for_each_run([&](memory_ref to, index_t size) {
+            copy_bytes(policy, memory_ref(from), to, size);
+            from += size;
         });
-        ++i;
+        ++part;
     });
     cache.restore(at);
 }
