@@ -324,6 +324,16 @@ TEST_CASE("a save that fails leaves the file before it, and nothing else", "[sav
     REQUIRE(bf::save(cpu, cache) == before);
 }
 
+TEST_CASE("a cache that was moved from is neither saved nor loaded into", "[save]") {
+    bf::backend::scalar const cpu;
+    bf::compressed_kv_cache<> cache(compressed);
+    file_bytes const bytes = bf::save(cpu, cache);
+    bf::compressed_kv_cache<> const other(std::move(cache));
+    REQUIRE_THROWS_AS(bf::save(cpu, cache), bf::shape_error);
+    REQUIRE_THROWS_AS(bf::load(cpu, bytes, cache), bf::shape_error);
+    REQUIRE(bf::save(cpu, other) == bytes);
+}
+
 TEST_CASE("what describe_saved says makes a cache that the file can be loaded into", "[save]") {
     bf::backend::scalar const cpu;
     bf::mixed_cache_config centred = mixed;
