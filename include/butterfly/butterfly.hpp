@@ -10,6 +10,7 @@
 #include <butterfly/cache/compressed_kv_cache.hpp>
 #include <butterfly/cache/mixed_attend.hpp>
 #include <butterfly/cache/mixed_kv_cache.hpp>
+#include <butterfly/cache/save.hpp>
 #include <butterfly/cache/shift.hpp>
 #include <butterfly/core/executor.hpp>
 #include <butterfly/core/heads.hpp>

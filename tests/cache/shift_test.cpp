@@ -740,7 +740,7 @@ TEMPLATE_LIST_TEST_CASE("a refused shift says why and changes nothing", "[shift]
     run(static_cast<bf::mixed_kv_cache<bf::packed_mix<bf::quant::affine_channels<4, 32>>> const*>(nullptr),
         "middle_k, which is kept as affine_channels<4, 32>: ");
     run(static_cast<bf::compressed_kv_cache<testing::one_codec_each> const*>(nullptr),
-        "summary_k, which is kept as a codec without a name: ");
+        "summary_k, which is kept as bytes: ");
     run(static_cast<bf::compressed_kv_cache<testing::packed_tail> const*>(nullptr), "tail_k, which is kept as a codec");
 }
 

@@ -3,6 +3,7 @@
 #include <butterfly/butterfly.hpp>
 #include <butterfly/cache/accounting.hpp>
 
+#include <cstdio>
 #include <vector>
 
 namespace bf = butterfly;
@@ -41,6 +42,22 @@ int main() {
 
     cache.trim(512);                           // a draft token was wrong
     cache_type const branch = cache.copy(cpu); // a second answer to the same prompt
+
+    bf::save(cpu, cache, "prompt.kv");                                   // a file, replaced as a whole or not at all
+    bf::saved_cache const says = bf::describe_saved("prompt.kv");        // sizes, codecs, counters
+    if (says.kind != bf::saved_kind::compressed) return 1;               // or of a mixed_kv_cache: says.mixed_config()
+    bf::compressed_kv_cache<bf::raw_mix<bf::float16>> next(says.config); // the caller decides what is allocated
+    bf::load(cpu, "prompt.kv", next);                                    // goes on where `cache` was
+    std::remove("prompt.kv");
+    if (next.tokens() != 512) return 1;
+
+    std::vector<std::byte> message;
+    bf::save(cpu, cache, [&](std::span<std::byte const> piece) { // to a socket, in pieces of up to 256 KiB
+        message.insert(message.end(), piece.begin(), piece.end());
+    });
+    bf::load(cpu, message, next); // from memory of any alignment
+    if (static_cast<bf::index_t>(message.size()) != bf::saved_bytes(cache)) return 1;
+
     return cache.tokens() == 512 && branch.summaries() == 4 && cache.allocated_bytes() >= cache.retained_bytes() ? 0
                                                                                                                  : 1;
 }

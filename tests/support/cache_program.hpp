@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Programs of append, attend, trim, shift, clear, copy and wrong calls, run on a cache in the caller's memory and on a
-// model that keeps every token. A program is a string of bytes, so that a test may draw it and a fuzzer grow it. A
-// model knows nothing of rings, tails or counters; what it has of its own is which keys a query sees.
+// Programs of append, attend, trim, shift, clear, copy, save with load, and wrong calls, run on a cache in the caller's
+// memory and on a model that keeps every token. A program is a string of bytes, so that a test may draw it and a fuzzer
+// grow it. A model knows nothing of rings, tails or counters; what it has of its own is which keys a query sees.
 
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/cache/append.hpp>
+#include <butterfly/cache/save.hpp>
 #include <butterfly/cache/shift.hpp>
 #include <butterfly/testing/problem.hpp>
 
@@ -20,6 +21,7 @@ namespace butterfly::testing {
 
 /// A codec the library does not know: one scale per row, a byte per value.
 struct byte_codec {
+    static char const* name() { return "bytes"; }
     index_t row_bytes(index_t head_dim) const noexcept { return 4 + head_dim; }
     void encode(float const* values, index_t head_dim, std::byte* row) const noexcept {
         float most = 0.0F;
@@ -304,6 +306,14 @@ private:
             std::fill(memory_.begin(), memory_.end(), canary);
             memory_.swap(other); // swapping vectors moves no bytes
             cache_ = std::move(copy);
+        } else if (what == 4) { // goes on in a cache that was loaded
+            auto const counters = cache_.counters();
+            auto const file     = save(policy_, cache_);
+            std::fill(memory_.begin(), memory_.end(), canary);
+            cache_.clear();
+            load(policy_, file, cache_);
+            expect(cache_.counters() == counters, "a loaded cache has other counters");
+            expect(save(policy_, cache_) == file, "a loaded cache is saved as another file");
         } else {
             shift(in.below(droppable(cache_) / model_.config.block_size + 2) * model_.config.block_size);
         }

@@ -13,6 +13,7 @@
 
 #include <butterfly/cache/counters.hpp>
 #include <butterfly/cache/mix.hpp>
+#include <butterfly/cache/part.hpp>
 #include <butterfly/cache/planning.hpp>
 #include <butterfly/cache/pooling.hpp>
 #include <butterfly/cache/pools.hpp>
@@ -41,6 +42,9 @@ public:
 
     /// Whether append takes token weights.
     static constexpr bool takes_weights = Pooling::takes_weights;
+
+    /// Whether every codec of the mix has a name, which a saved cache needs.
+    static constexpr bool names_codecs = named_cache_mix<Mix>;
 
     /// Bytes the constructor from memory needs, whatever its alignment. Throws shape_error where sizes make no sense.
     [[nodiscard]] static index_t required_bytes(cache_config const& config, Mix const& mix = {}) {
@@ -162,6 +166,49 @@ public:
         if (has_log_weights(config_)) p.log_weights = memory_.at(layout_.log_weights);
         if (Pooling::takes_weights) p.token_weights = memory_.at(layout_.token_weights);
         return p;
+    }
+
+    /// Calls f(cache_part) for every part of the cache's memory, with the slots that mean something at these counters,
+    /// which must be of such a cache and fit: all that is needed to go on decoding, retained_bytes() in sum.
+    template <class F>
+    void for_each_part(counter_values const& at, F const& f) const {
+        if (!memory_.at(0)) detail::fail<shape_error>("cache: it was moved from and has no memory");
+        index_t const dk = config_.head_dim, dv = config_.value_dim();
+        auto const part = [&](cache_part const& like, char const* name, auto const& codec, index_t offset,
+                              index_t dim) { f(detail::part_of(like, name, codec, memory_.at(offset), dim)); };
+        cache_part p{.heads = config_.kv_heads, .capacity = config_.sinks()};
+        p.end = std::min(config_.sinks(), at.tokens);
+        part(p, "sink_k", detail::sink_k_of(mix_), layout_.sink_k, dk);
+        part(p, "sink_v", detail::sink_v_of(mix_), layout_.sink_v, dv);
+        p = {.heads    = config_.kv_heads,
+             .capacity = layout_.ring,
+             .ring     = true,
+             .first    = at.tail_start,
+             .end      = at.tokens};
+        part(p, "tail_k", detail::tail_k_of(mix_), layout_.tail_k, dk);
+        part(p, "tail_v", detail::tail_v_of(mix_), layout_.tail_v, dv);
+        p.heads = 1; // weights are of tokens, a value each
+        if (Pooling::takes_weights) part(p, "token_weights", detail::raw_codec<float>, layout_.token_weights, 1);
+        p = {.heads = config_.kv_heads, .capacity = layout_.summaries, .end = at.summaries};
+        part(p, "summary_k", mix_.summary_k, layout_.summary_k, dk);
+        part(p, "summary_v", mix_.summary_v, layout_.summary_v, dv);
+        p.heads = 1;
+        if (has_log_weights(config_)) part(p, "log_weights", detail::raw_codec<float>, layout_.log_weights, 1);
+    }
+
+    /// Why counters that a loader has read contradict this cache's configuration; empty where they do not.
+    [[nodiscard]] std::string defect(counter_values const& v) const { return cache_counters::defect(config_, v); }
+
+    /// Why what counters without a defect count does not fit this cache; empty where it does.
+    [[nodiscard]] std::string misfit(counter_values const& v) const {
+        return detail::misfit(v, config_.max_tokens, layout_.ring);
+    }
+
+    /// Takes over the counters of content that a loader has put into the parts. Throws, with nothing changed,
+    /// format_error or capacity_error where there is a defect or a misfit.
+    void restore(counter_values const& v) {
+        detail::check_restore("restore", *this, v);
+        counters_ = cache_counters::restored(config_, v);
     }
 
     /// What an append of `k` and `v` does. Arguments are not checked: see butterfly::append.

@@ -18,8 +18,19 @@
 #include <butterfly/cache/rules.hpp>
 
 #include <algorithm>
+#include <string>
 
 namespace butterfly {
+
+/// The numbers of counters, as a saver writes and a loader reads them.
+struct counter_values {
+    index_t tokens     = 0; // P
+    index_t tail_start = 0; // A
+    index_t summaries  = 0; // M
+    index_t trim_floor = 0; // F
+
+    friend bool operator==(counter_values const&, counter_values const&) noexcept = default;
+};
 
 /// Counters of a compressed cache. A value: small, copyable, knows nothing of bytes.
 class cache_counters {
@@ -31,6 +42,42 @@ public:
         : block_size_(c.block_size), window_(c.exact_window), rollback_(c.max_rollback), late_(c.rules.late) {
         detail::check_config(c);
     }
+
+    /// Counters that have come to these numbers. Throws format_error where those of no such cache can have.
+    [[nodiscard]] static cache_counters restored(cache_config const& c, counter_values const& v) {
+        if (std::string const why = defect(c, v); !why.empty()) detail::fail<format_error>("restore: " + why);
+        cache_counters at(c);
+        at.tokens_     = v.tokens;
+        at.tail_start_ = v.tail_start;
+        at.summaries_  = v.summaries;
+        at.floor_      = v.trim_floor;
+        at.check_invariants();
+        return at;
+    }
+
+    /// Why the counters of no cache of this configuration can have come to these numbers; empty where some can. Room
+    /// is not asked about. Throws shape_error where the configuration makes no sense.
+    [[nodiscard]] static std::string defect(cache_config const& c, counter_values const& v) {
+        auto const text = [](char const* name, index_t value) { return name + (" " + std::to_string(value)); };
+        cache_counters at(c);
+        index_t const bs = c.block_size;
+        if (v.tokens < 0 || v.tokens > detail::largest_cache_size) return text("tokens", v.tokens);
+        if (v.trim_floor < 0 || v.trim_floor > v.tokens)
+            return text("trim_floor", v.trim_floor) + text(" is not in [0, tokens], with tokens", v.tokens);
+        if (v.tail_start < 0 || v.tail_start % bs != 0)
+            return text("tail_start", v.tail_start) + text(" is no multiple of block_size", bs);
+        if (v.tail_start > bs * at.blocks_before_window(v.trim_floor))
+            return text("tail_start", v.tail_start) + text(" leaves too little for trim_floor", v.trim_floor);
+        if (v.summaries < v.tail_start / bs)
+            return text("summaries", v.summaries) + text(" leave blocks out before tail_start", v.tail_start);
+        index_t const most = v.tokens / bs;
+        index_t const due  = c.rules.late ? at.blocks_before_window(v.tokens - 1) : most;
+        if (v.summaries < due || v.summaries > most)
+            return text("summaries", v.summaries) + text(" do not fit tokens", v.tokens);
+        return {};
+    }
+
+    [[nodiscard]] counter_values values() const noexcept { return {tokens_, tail_start_, summaries_, floor_}; }
 
     [[nodiscard]] index_t tokens() const noexcept { return tokens_; }
     [[nodiscard]] index_t tail_start() const noexcept { return tail_start_; }
@@ -129,6 +176,23 @@ inline void check_trim(cache_counters const& at, index_t length) {
     if (length < at.trim_floor())
         fail<capacity_error>("trim: length " + std::to_string(length) + ", the cache can go back to " +
                              std::to_string(at.trim_floor()));
+}
+
+/// Why a cache with this room cannot hold what counters say; empty where it can.
+[[nodiscard]] inline std::string misfit(counter_values const& v, index_t max_tokens, index_t ring) {
+    if (v.tokens > max_tokens) return std::to_string(v.tokens) + " tokens, max_tokens is " + std::to_string(max_tokens);
+    if (v.tokens - v.tail_start > ring)
+        return "a tail of " + std::to_string(v.tokens - v.tail_start) + " tokens, the cache has room for " +
+               std::to_string(ring) + ": give it a larger max_append or max_rollback";
+    return {};
+}
+
+/// Throws where counters of a loader are none of this cache's: format_error where they contradict its configuration,
+/// capacity_error where what they count does not fit.
+template <class Cache>
+void check_restore(std::string const& who, Cache const& cache, counter_values const& v) {
+    if (std::string const why = cache.defect(v); !why.empty()) fail<format_error>(who + ": " + why);
+    if (std::string const why = cache.misfit(v); !why.empty()) fail<capacity_error>(who + ": " + why);
 }
 
 } // namespace detail

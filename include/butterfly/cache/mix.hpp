@@ -92,6 +92,15 @@ concept exact_mix = std::copyable<M> && names_tail<M> && requires(M const& m) {
     requires quant::row_codec<std::remove_cvref_t<decltype(sink_v_of(m))>>;
 };
 
+/// A mix whose codecs of sinks and tail have names.
+template <class M>
+concept named_exact_mix = exact_mix<M> && requires(M const& m) {
+    requires quant::named<std::remove_cvref_t<decltype(tail_k_of(m))>>;
+    requires quant::named<std::remove_cvref_t<decltype(tail_v_of(m))>>;
+    requires quant::named<std::remove_cvref_t<decltype(sink_k_of(m))>>;
+    requires quant::named<std::remove_cvref_t<decltype(sink_v_of(m))>>;
+};
+
 /// Throws shape_error where a codec cannot pack rows of head_dim values.
 template <quant::decoder Codec>
 void check_dim(Codec const&, index_t head_dim) {
@@ -116,11 +125,25 @@ concept cache_mix = detail::exact_mix<M> && requires(M const& m) {
     requires quant::row_codec<std::remove_cvref_t<decltype(m.summary_v)>>;
 };
 
+/// One whose codecs all have names, as those of a cache that is saved must.
+template <class M>
+concept named_cache_mix = cache_mix<M> && detail::named_exact_mix<M> && requires(M const& m) {
+    requires quant::named<std::remove_cvref_t<decltype(m.summary_k)>>;
+    requires quant::named<std::remove_cvref_t<decltype(m.summary_v)>>;
+};
+
 /// A value that names the codecs of a mixed-precision cache. Those of the middle may pack tiles of tokens.
 template <class M>
 concept mixed_mix = detail::exact_mix<M> && requires(M const& m) {
     requires quant::codec<std::remove_cvref_t<decltype(m.middle_k)>>;
     requires quant::codec<std::remove_cvref_t<decltype(m.middle_v)>>;
+};
+
+/// One whose codecs all have names, as those of a cache that is saved must.
+template <class M>
+concept named_mixed_mix = mixed_mix<M> && detail::named_exact_mix<M> && requires(M const& m) {
+    requires quant::named<std::remove_cvref_t<decltype(m.middle_k)>>;
+    requires quant::named<std::remove_cvref_t<decltype(m.middle_v)>>;
 };
 
 } // namespace butterfly

@@ -6,8 +6,7 @@
 //
 //   append      [kv_heads, step, head_dim] joins the sequence; blocks that have left the exact window are packed
 //   attend      the latest queries over sinks, packed tokens and the exact window, in one softmax: every token up to
-//   the
-//               query, once
+//               the query, once
 //
 // With W = exact_window, bs = block_size, S = exact_sinks, t the position of a query and
 // L(t) = bs * floor(max(0, t - W + 1) / bs):
@@ -28,10 +27,12 @@
 //
 // and a trim to P' < C, which spoils it, finds F <= P' < W + bs - 1, c(F) = 0, A <= bs * c(F) = 0: the tail still has
 // every token, so all codes are forgotten and made again. A shift keeps what this is deduced from (counters.hpp), and
-// the mean as long as there are codes; without sinks it may leave none, M = A = 0, and then a mean is frozen anew.
+// the mean as long as there are codes. Without sinks it may leave A = 0 and fewer than C tokens, or no codes: codes are
+// forgotten as by a trim, and a mean is frozen anew.
 
 #include <butterfly/cache/counters.hpp>
 #include <butterfly/cache/mixed_pools.hpp>
+#include <butterfly/cache/part.hpp>
 #include <butterfly/cache/planning.hpp>
 
 namespace butterfly {
@@ -54,6 +55,9 @@ public:
 
     /// Whether append takes token weights.
     static constexpr bool takes_weights = false;
+
+    /// Whether every codec of the mix has a name, which a saved cache needs.
+    static constexpr bool names_codecs = named_mixed_mix<Mix>;
 
     /// What the base of a policy's memory must be aligned to.
     static constexpr index_t alignment = detail::alignment_of<Mix>();
@@ -129,7 +133,7 @@ public:
     void trim(index_t length) {
         detail::check_trim(counters_, length);
         counters_.trim(length);
-        if (length < std::max(config_.centre_keys, config_.centre_values)) counters_.forget_summaries();
+        forget_means();
     }
 
     /// Forgets everything.
@@ -172,6 +176,58 @@ public:
         return p;
     }
 
+    /// Calls f(cache_part) for every part of the cache's memory, with the slots that mean something at these counters,
+    /// which must be of such a cache and fit: all that is needed to go on decoding, retained_bytes() in sum.
+    template <class F>
+    void for_each_part(counter_values const& at, F const& f) const {
+        if (!memory_.at(0)) detail::fail<shape_error>("cache: it was moved from and has no memory");
+        index_t const dk = config_.head_dim, dv = config_.value_dim();
+        index_t const packed = at.summaries * config_.block_size;
+        auto const part      = [&](cache_part const& like, char const* name, auto const& codec, index_t offset,
+                              index_t dim) { f(detail::part_of(like, name, codec, memory_.at(offset), dim)); };
+        cache_part p{.heads = config_.kv_heads, .capacity = config_.exact_sinks};
+        p.end = std::min(config_.exact_sinks, at.tokens);
+        part(p, "sink_k", detail::sink_k_of(mix_), layout_.sink_k, dk);
+        part(p, "sink_v", detail::sink_v_of(mix_), layout_.sink_v, dv);
+        p = {.heads    = config_.kv_heads,
+             .capacity = layout_.ring,
+             .ring     = true,
+             .first    = at.tail_start,
+             .end      = at.tokens};
+        part(p, "tail_k", detail::tail_k_of(mix_), layout_.tail_k, dk);
+        part(p, "tail_v", detail::tail_v_of(mix_), layout_.tail_v, dv);
+        p = {.heads = config_.kv_heads, .capacity = layout_.middle, .end = packed};
+        part(p, "middle_k", mix_.middle_k, layout_.middle_k, dk);
+        part(p, "middle_v", mix_.middle_v, layout_.middle_v, dv);
+        p = {.heads = config_.kv_heads, .capacity = 1, .end = packed > 0 ? 1 : 0}; // a mean is a row
+        if (config_.centre_keys > 0) part(p, "mean_k", detail::raw_codec<float>, layout_.mean_k, dk);
+        if (config_.centre_values > 0) part(p, "mean_v", detail::raw_codec<float>, layout_.mean_v, dv);
+    }
+
+    /// Why counters that a loader has read contradict this cache's configuration; empty where they do not.
+    [[nodiscard]] std::string defect(counter_values const& v) const {
+        std::string const why = cache_counters::defect(detail::counted_as(config_), v);
+        index_t const centre  = std::max(config_.centre_keys, config_.centre_values);
+        if (!why.empty() || v.summaries == 0 || v.tokens >= centre) return why;
+        return "blocks are packed less the mean of " + std::to_string(centre) + " tokens, there are " +
+               std::to_string(v.tokens);
+    }
+
+    /// Why what counters without a defect count does not fit this cache; empty where it does.
+    [[nodiscard]] std::string misfit(counter_values const& v) const {
+        std::string const why = detail::misfit(v, config_.max_tokens, layout_.ring);
+        index_t const packed  = v.summaries * config_.block_size;
+        if (!why.empty() || packed <= layout_.middle) return why;
+        return std::to_string(packed) + " packed tokens, the cache has room for " + std::to_string(layout_.middle);
+    }
+
+    /// Takes over the counters of content that a loader has put into the parts. Throws, with nothing changed,
+    /// format_error or capacity_error where there is a defect or a misfit.
+    void restore(counter_values const& v) {
+        detail::check_restore("restore", *this, v);
+        counters_ = cache_counters::restored(detail::counted_as(config_), v);
+    }
+
     /// What an append of `k` and `v` does. Arguments are not checked: see butterfly::append.
     template <class Policy>
     [[nodiscard]] cache_update plan(Policy const& policy,
@@ -195,11 +251,19 @@ public:
     void commit(index_t step) noexcept { counters_.append(step); }
 
     /// Counts the `count` tokens that a shift has taken out.
-    void commit_shift(index_t count) noexcept { counters_.shift(count); }
+    void commit_shift(index_t count) noexcept {
+        counters_.shift(count);
+        forget_means();
+    }
 
 private:
     mixed_kv_cache(mixed_cache_config const& config, Mix const& mix, detail::mixed_layout const& at)
         : config_(config), mix_(mix), counters_(detail::counted_as(config)), layout_(at) {}
+
+    /// Forgets means of more tokens than are left, and codes less those, which the tail still has all rows of.
+    void forget_means() noexcept {
+        if (tokens() < std::max(config_.centre_keys, config_.centre_values)) counters_.forget_summaries();
+    }
 
     template <class Policy>
     [[nodiscard]] mixed_kv_cache copied(Policy const& policy, mixed_kv_cache other) const {

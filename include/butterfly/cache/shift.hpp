@@ -83,7 +83,7 @@ void check_turn(Codec const& codec, char const* pool, shift_options const& optio
     constexpr bool is_raw = id_of<Codec> != codec_id::packed && id_of<Codec> != codec_id::foreign;
     if (is_raw || options.requantize) return;
     std::string name = "a codec without a name";
-    if constexpr (requires { std::string(codec.name()); }) name = codec.name();
+    if constexpr (quant::named<Codec>) name = codec.name();
     fail<shape_error>(std::string("shift: rope cannot turn ") + pool + ", which is kept as " + name +
                       ": its codes are of keys as they stood, and turning those means decoding and encoding them, "
                       "which adds the codec's error once more. options.requantize = true accepts that; without rope "

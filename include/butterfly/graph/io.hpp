@@ -7,6 +7,8 @@
 #include <butterfly/graph/npz.hpp>
 #include <butterfly/graph/validate.hpp>
 
+#include <array>
+
 namespace butterfly {
 namespace detail {
 

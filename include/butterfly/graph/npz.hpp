@@ -10,10 +10,10 @@
 // memory is bounded by the size of the file, and any defect is a format_error with nothing half-loaded. Archives of 4
 // GiB and more (zip64), compressed or encrypted members and other element types are refused by name.
 
+#include <butterfly/core/crc32.hpp>
 #include <butterfly/core/file.hpp>
 #include <butterfly/core/index.hpp>
 
-#include <array>
 #include <bit>
 #include <cerrno>
 #include <concepts>
@@ -81,20 +81,7 @@ struct array {
     }
 };
 
-/// CRC-32 of zip (polynomial 0xedb88320, reflected); `crc` continues an earlier one.
-[[nodiscard]] inline std::uint32_t crc32(std::span<std::byte const> data, std::uint32_t crc = 0) noexcept {
-    static constexpr auto table = [] {
-        std::array<std::uint32_t, 256> t{};
-        for (std::uint32_t i = 0; i < 256; ++i) {
-            t[i] = i;
-            for (int bit = 0; bit < 8; ++bit) t[i] = (t[i] >> 1) ^ ((t[i] & 1U) != 0U ? 0xedb88320U : 0U);
-        }
-        return t;
-    }();
-    crc = ~crc;
-    for (std::byte const b : data) crc = (crc >> 8) ^ table[(crc ^ static_cast<std::uint32_t>(b)) & 0xffU];
-    return ~crc;
-}
+using detail::crc32;
 
 /// Parts of the format shared by both directions, and the checked reader.
 namespace format {

@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <type_traits>
 
 namespace butterfly::quant {
@@ -55,6 +56,12 @@ concept tile_codec = decoder<C> && requires(C const& c, float const* values, ind
 /// A format that can be read and written.
 template <class C>
 concept codec = row_codec<C> || tile_codec<C>;
+
+/// A codec that says which it is, with its parameters: two that read the same bytes differently differ in name.
+template <class C>
+concept named = requires(C const& c) {
+    { c.name() } -> std::convertible_to<std::string>;
+};
 
 /// A codec whose rows are said by a quant::row_format (row_format.hpp), its first member: kernels that know the format
 /// need not know the codec.
