@@ -741,7 +741,7 @@ TEMPLATE_LIST_TEST_CASE("a refused shift says why and changes nothing", "[shift]
         "middle_k, which is kept as affine_channels<4, 32>: ");
     run(static_cast<bf::compressed_kv_cache<testing::one_codec_each> const*>(nullptr),
         "summary_k, which is kept as bytes: ");
-    run(static_cast<bf::compressed_kv_cache<testing::packed_tail> const*>(nullptr), "tail_k, which is kept as a codec");
+    run(static_cast<bf::compressed_kv_cache<testing::packed_tail> const*>(nullptr), "tail_k, which is kept as bytes: ");
 }
 
 TEST_CASE("sinks that have not all come, and caches that are too young, have nothing to drop", "[shift]") {
