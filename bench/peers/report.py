@@ -226,9 +226,9 @@ def document(data):
 Every peer is a process of its own; their repetitions are taken in turns, {' or '.join(map(str, rounds))} rounds, fewer of slow ones. Inputs are N(0, 1), rounded to the
 type of the case, the same for all; of 8bit and 4bit they are f32, and each peer packs keys and values in its own way before it is timed
 ("Every measurement" says how). 8 query heads, 2 KV heads. FLOPs are 4 * head_dim for each visible (query, key) pair of each head.
-Two floors: FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add; 8bit, 4bit: products of bytes), and bytes of q, k, v and out
-over the best measured read bandwidth of the cache that holds half of them, or of DRAM, packed rows as ours are; both the best of this run, before
-and after the cases. The floor is the larger; "of flops" and "of bytes" are each over our time. x best peer: time of the fastest
+Two floors: FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add; 8bit, 4bit: products of bytes), and bytes of q, k, v (8bit, 4bit:
+rows as ours are packed) and out over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both the best of
+this run, before and after the cases. The floor is the larger; "of flops" and "of bytes" are each over our time. x best peer: time of the fastest
 peer over ours. x own bf16: our time in bf16 on the same shape over ours.
 
 """

@@ -38,7 +38,7 @@ enum class task { prefill, sparse, decode };
 struct work {
     task kind             = task::prefill;
     bf::element_type type = bf::element_type::f32; // of the inputs
-    int bits              = 0;                     // of a number of packed keys and values; 0: they are of `type`
+    int bits              = 0;                     // of each number of packed keys and values; 0: not packed
     index_t heads         = 0;
     index_t kv_heads      = 0;
     index_t queries       = 0;
