@@ -14,14 +14,16 @@ NAMES = {
     "torch_folded": "PyTorch SDPA, group folded into rows",
     "torch_flex": "PyTorch FlexAttention, compiled",
 }
+PACKED = ("8bit", "4bit")  # keys and values
 # The units of a type, each by its limit of machine_limits. f16 is multiplied and summed in float by all who keep its
-# range; a kernel that sums in half precision is not held against this floor.
+# range; a kernel that sums in half precision is not held against this floor. Packed numbers can be multiplied as bytes.
 UNITS = {
     "f32": ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512"),
     "f16": ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512"),
     "bf16": ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512", "dot_bf16_avx512", "amx_bf16_registers"),
+    **dict.fromkeys(PACKED, ("fma_f32_build", "fma_f32_avx2", "fma_f32_avx512", "dot_int8_avx512", "amx_int8_registers")),
 }
-ELEMENTS = ("f32", "f16", "bf16")
+ELEMENTS = tuple(UNITS)
 KINDS = {
     "prefill": "Causal prefill",
     "sparse": "Block-sparse prefill: blocks of 128 tokens, block b sees b, b - 1, b - 8 and 0",
@@ -82,6 +84,14 @@ def ratio_to_best(case):
     """How many times faster we are than the fastest peer, or None."""
     best, ours = best_peer(case), timed(case).get(OURS)
     return best[1] / median(ours["ms"]) if best and ours else None
+
+
+def ratio_to_own_bf16(data, case):
+    """Of packed keys and values: how many times faster we are than we are in bf16 on that shape in that run, or None."""
+    shape = ("kind", "keys", "head_dim", "threads")
+    same = (c for c in data["cases"] if c["type"] == "bf16" and all(c[key] == case[key] for key in shape))
+    bf16, ours = (timed(c).get(OURS) if c else None for c in (next(same, None), case))
+    return median(bf16["ms"]) / median(ours["ms"]) if case["type"] in PACKED and bf16 and ours else None
 
 
 def share_of_floor(case, which="ms"):
@@ -151,7 +161,9 @@ def kind_table(data, kind):
         return ""
     names = [n for n in NAMES if any(n in timed(c) for c in cases)]
     decode = kind == "decode"
+    packed = any(c["type"] in PACKED for c in cases)
     header = ["type", "keys" if decode else "tokens", "d", "threads"] + [NAMES[n] for n in names] + ["x best peer"]
+    header += ["x own bf16"] if packed else []
     header += ["GB/s of K, V", "floor ms"] if decode else ["floor GFLOP/s"]
     header += ["of flops", "of bytes"] + (["density"] if kind == "sparse" else [])
     rows = []
@@ -159,6 +171,7 @@ def kind_table(data, kind):
         peers, floor = timed(c), c.get("floor")
         row = [c["type"], str(c["keys"]), str(c["head_dim"]), str(c["threads"])]
         row += [cell(c, peers.get(n)) for n in names] + [times(ratio_to_best(c))]
+        row += [times(ratio_to_own_bf16(data, c))] if packed else []
         if decode:
             ours = peers.get(OURS)
             row.append(digits(c["kv_bytes"] / median(ours["ms"]) * 1e-6) if ours else "-")
@@ -211,11 +224,12 @@ def document(data):
 {data['date']}, `{' '.join(data['command'])}`.
 
 Every peer is a process of its own; their repetitions are taken in turns, {' or '.join(map(str, rounds))} rounds, fewer of slow ones. Inputs are N(0, 1), rounded to the
-type of the case, the same for all. 8 query heads, 2 KV heads. FLOPs are 4 * head_dim for each visible (query, key) pair of each head.
-Two floors: FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add), and bytes of q, k, v and out
-over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both the best of this run, before and
-after the cases. The floor is the larger; "of flops" and "of bytes" are each over our time. x best peer: time of the fastest
-peer over ours.
+type of the case, the same for all; of 8bit and 4bit they are f32, and each peer packs keys and values in its own way before it is timed
+("Every measurement" says how). 8 query heads, 2 KV heads. FLOPs are 4 * head_dim for each visible (query, key) pair of each head.
+Two floors: FLOPs over the best measured rate of the type's fastest unit (f16: float multiply-add; 8bit, 4bit: products of bytes), and bytes of q, k, v (8bit, 4bit:
+rows as ours are packed) and out over the best measured read bandwidth of the cache that holds half of them, or of DRAM; both the best of
+this run, before and after the cases. The floor is the larger; "of flops" and "of bytes" are each over our time. x best peer: time of the fastest
+peer over ours. x own bf16: our time in bf16 on the same shape over ours.
 
 """
     tables = "".join(kind_table(data, kind) for kind in KINDS)

@@ -14,13 +14,13 @@ INK, FAINT = "#222222", "#8a8a8a"
 COLORS = {"butterfly": "#d55e00", "eigen": "#56b4e9", "openblas": "#0072b2", "onednn": "#009e73", "ggml": "#e69f00",
           "torch_sdpa": "#cc79a7", "torch_folded": "#7b4173", "torch_flex": "#444444"}
 MARKERS = {"prefill": "o", "sparse": "s", "decode": "^"}
-TYPES = ("f32", "f16", "bf16")
 LEVELS = {"l2": "L2", "l3": "L3", "dram": "memory"}
 
 
 def name_of(unit):
     """What a reader calls the unit of a limit."""
-    return {"fma": "f32 multiply-add", "dot": "bf16 dot", "amx": "AMX tiles"}[unit["name"].split("_")[0]]
+    family, element = unit["name"].split("_")[:2]
+    return {"fma": "f32 multiply-add", "dot": f"{element} dot", "amx": "AMX tiles"}[family]
 
 
 def intensity(case):
@@ -88,7 +88,7 @@ def draw(data, out):
     if not timed:
         return []
     counts = sorted({t for _, t in timed})
-    elements = [e for e in TYPES if any((e, t) in timed for t in counts)]
+    elements = [e for e in report.ELEMENTS if any((e, t) in timed for t in counts)]
     plt.rcParams.update({"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "roofline"})
     figure, grid = plt.subplots(len(counts), len(elements), squeeze=False,
                                 figsize=(5.2 * len(elements), 4.3 * len(counts) + 1.4))

@@ -96,7 +96,7 @@ def milliseconds(peer, calls):
 
 def answer(peer, request):
     if request["cmd"] == "prepare":
-        why = peer.refusal(request)
+        why = peer.refusal(request) if request["type"] in TYPES else "has no packed keys and values"
         if why:
             return {"refused": why}
         torch.set_num_threads(request["threads"])

@@ -15,8 +15,9 @@
 // Anything that goes wrong is answered by {"error": "what"}. The process ends with its input.
 //
 // `inputs` is a file of q [heads, queries, head_dim], k and v [kv_heads, keys, head_dim], one after the other, nothing
-// else, all of `type`. Which keys a query sees: prefill: those up to its own, queries == keys; decode: all; sparse:
-// those up to its own in the blocks b, b - 1, b - 8 and 0, where b is its own block.
+// else, all of `type`: f32, f16 or bf16. Of 8bit and 4bit, which decode alone has, all are f32, and the peer packs keys
+// and values into so many bits before the first call. Which keys a query sees: prefill: those up to its own, queries ==
+// keys; decode: all; sparse: those up to its own in the blocks b, b - 1, b - 8 and 0, where b is its own block.
 
 #include <butterfly/core/executor.hpp>
 #include <butterfly/core/half.hpp>
@@ -36,7 +37,8 @@ enum class task { prefill, sparse, decode };
 
 struct work {
     task kind             = task::prefill;
-    bf::element_type type = bf::element_type::f32;
+    bf::element_type type = bf::element_type::f32; // of the inputs
+    int bits              = 0;                     // of each number of packed keys and values; 0: not packed
     index_t heads         = 0;
     index_t kv_heads      = 0;
     index_t queries       = 0;
@@ -75,6 +77,8 @@ public:
     virtual void run() = 0;
     /// Row [head_dim] of the output.
     virtual void read_row(index_t head, index_t query, std::span<float> out) const = 0;
+    /// What packed keys and values are read as, [kv_heads, keys, head_dim] each. Called where the work has bits.
+    virtual void read_packed(std::span<float>, std::span<float>) const {}
     /// Before and after some calls of `run`: wake threads, and put them to sleep.
     virtual void wake() {}
     virtual void rest() {}

@@ -35,7 +35,7 @@ LIMITS = {
     "machine": {},
     "limits": [
         limit("compute", "fma_f32_avx2", 100), limit("compute", "fma_f32_avx512", 200), limit("compute", "fma_f32_avx512", 900, threads=1),
-        limit("compute", "dot_bf16_avx512", 400), limit("compute", "amx_bf16_registers", 0, present=False),
+        limit("compute", "dot_bf16_avx512", 400), limit("compute", "dot_int8_avx512", 800), limit("compute", "amx_bf16_registers", 0, present=False),
         limit("read", "l2", 200, pattern="one_stream"), limit("read", "l3", 100, pattern="one_stream"),
         limit("read", "dram", 20, pattern="one_stream"), limit("read", "dram", 25, pattern="four_streams"),
     ],
@@ -82,6 +82,24 @@ class Cases(unittest.TestCase):
         self.assertEqual(c.kv_bytes(), 2 * 2 * 1000 * 64 * 2)
         self.assertEqual(c.bytes(), c.kv_bytes() + 2 * 4 * 64 * 2)
 
+    def test_packed_keys_and_values(self):
+        self.assertEqual(set(report.PACKED), set(cases.PACKED_BITS))
+        for element, row in (("8bit", 66), ("4bit", 34)):
+            c = case(kind="decode", type=element, queries=1, keys=1000, head_dim=64)
+            self.assertEqual(c.kv_bytes(), 2 * 2 * 1000 * row)
+            self.assertEqual(c.bytes(), c.kv_bytes() + 2 * 4 * 64 * 4)
+            self.assertEqual(c.request("")["type"], element)
+            plain = case(kind="decode", type="f32", queries=1, keys=1000, head_dim=64)
+            inputs = cases.make_inputs(c)
+            for x, y in zip(inputs, cases.make_inputs(plain)):
+                self.assertTrue((x == y).all())
+            rows = cases.rows_to_check(c)
+            want = cases.reference(c, inputs, rows)
+            self.assertTrue((want == cases.reference(plain, inputs, rows)).all())
+            fewer = case(kind="decode", type=element, queries=1, keys=750, head_dim=64)
+            for wrong in (want[::-1], cases.reference(fewer, inputs, rows)):  # heads, a quarter of the keys left out
+                self.assertGreater(cases.relative_error(wrong, want), cases.tolerance("ggml", element))
+
     def test_rounding(self):
         bits = cases.round_to(numpy.array([1.0, 1.00390625, 1.01171875, -3.0], dtype=numpy.float32), "bf16")
         self.assertEqual([hex(b) for b in bits], ["0x3f80", "0x3f80", "0x3f82", "0xc040"])  # ties go to even
@@ -111,6 +129,12 @@ class Cases(unittest.TestCase):
         self.assertEqual(len({c.name for c in every}), len(every))
         self.assertEqual({c.kind for c in every if c.default}, set(report.KINDS))
         self.assertTrue(any(c.default for c in cases.all_cases([1])))
+        for shown in (every, [c for c in every if c.default]):
+            packed = [c for c in shown if re.search("decode .bit", c.name)]
+            self.assertEqual({(c.type, c.keys) for c in packed},
+                             {(t, n) for t in cases.PACKED_BITS for n in (4096, 32768, 131072)})
+            beside = {(c.keys, c.head_dim, c.threads) for c in shown if (c.kind, c.type) == ("decode", "bf16")}
+            self.assertTrue(all((c.keys, c.head_dim, c.threads) in beside for c in packed))
 
 
 class Report(unittest.TestCase):
@@ -121,6 +145,7 @@ class Report(unittest.TestCase):
 
     def test_limits(self):
         self.assertEqual(report.best_limit(LIMITS, "compute", report.UNITS["bf16"], 2)["name"], "dot_bf16_avx512")
+        self.assertEqual(report.best_limit(LIMITS, "compute", report.UNITS["4bit"], 2)["name"], "dot_int8_avx512")
         self.assertEqual(report.best_limit(LIMITS, "read", ("dram",), 2)["pattern"], "four_streams")
         self.assertIsNone(report.best_limit(LIMITS, "read", ("dram",), 7))
         sizes = (120 << 10, 4 << 20, 5 << 20, 65 << 20)
@@ -143,6 +168,22 @@ class Report(unittest.TestCase):
         self.assertLess(report.share_of_floor(c, "bytes_ms"), 0.01)
         self.assertIsNone(report.ratio_to_best(result(peers=[peer("butterfly", 1)])))
         self.assertIsNone(report.ratio_to_best(result(peers=[peer("ggml", 1)])))
+
+    def test_beside_our_own_bf16(self):
+        bf16 = result("decode", [peer("butterfly", 30, 31, 32)], type="bf16")
+        packed = result("decode", [peer("butterfly", 10), peer("ggml", 40)], type="4bit")
+        others = [result("decode", [peer("butterfly", 1)], type=t, **other)
+                  for t, other in (("f32", {}), ("bf16", {"keys": 1}), ("bf16", {"threads": 1}), ("bf16", {"head_dim": 64}))]
+        self.assertEqual(report.ratio_to_own_bf16({"cases": others + [bf16, packed]}, packed), 3.1)
+        self.assertIsNone(report.ratio_to_own_bf16({"cases": others + [packed]}, packed))
+        self.assertIsNone(report.ratio_to_own_bf16({"cases": [bf16, packed]}, bf16))
+        self.assertIsNone(report.ratio_to_own_bf16({"cases": [{**bf16, "peers": []}, packed]}, packed))
+        self.assertIsNone(report.ratio_to_own_bf16({"cases": [bf16, packed]}, {**packed, "peers": []}))
+        table = report.kind_table({"cases": [bf16, packed]}, "decode")
+        self.assertIn("| x best peer | x own bf16 |", table)
+        self.assertIn("| 10 (one call) | 40 (one call) | 4.00 | 3.10 |", table)
+        self.assertIn("| 31 ±3 % | - | - | - |", table)
+        self.assertNotIn("own bf16", report.kind_table({"cases": [bf16]}, "decode"))
 
     def test_one_call_has_no_spread(self):
         c = result(peers=[])
