@@ -78,7 +78,7 @@ testing::tensor<float> rounded(testing::tensor<float> const& q, Codec const& cod
             float top = 0.0F;
             for (float const v : x) top = std::max(top, std::abs(v));
             float const unit = top / (f.codes == quant::packing::bits8 ? 16256.0F : 127.0F);
-            for (float& v : x) v = unit * std::trunc(v / unit + (v < 0.0F ? -0.5F : 0.5F));
+            for (float& v : x) v = unit > 0.0F ? unit * std::trunc(v / unit + (v < 0.0F ? -0.5F : 0.5F)) : 0.0F;
             if (f.rotated) quant::rotation{f.seed}.inverse(x.data(), n);
             for (index_t d = 0; d < n; ++d) out.at(h, t, d) = x[static_cast<std::size_t>(d)];
         }
@@ -302,6 +302,78 @@ TEST_CASE("weights and scales of any size are summed", "[backend]") {
             bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
             require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, all), 6e-2);
         });
+}
+
+TEST_CASE("many light keys beside a heavy one keep their share", "[backend]") {
+    for (double const ratio : {300.0, 520.0, 700.0, 1100.0})
+        for_each_codec([&](auto const& codec) {
+            using type = std::remove_cvref_t<decltype(codec)>;
+            CAPTURE(codec.name(), ratio);
+            auto p =
+                testing::make_problem({.heads = 6, .kv_heads = 2, .tokens = 1, .keys = 64, .head_dim = 64, .seed = 13});
+            for (index_t h = 0; h < 2; ++h)
+                for (index_t j = 0; j < 64; ++j)
+                    for (index_t d = 0; d < 64; ++d) {
+                        p.k.at(h, j, d) = j == 5 ? 1.0F : 0.0F;
+                        p.v.at(h, j, d) = 1.0F;
+                    }
+            for (index_t h = 0; h < 6; ++h) // heads 0 and 3 see all keys alike, the others the sixth by this ratio
+                for (index_t d = 0; d < 64; ++d)
+                    p.q.at(h, 0, d) = h % 3 == 0 ? 0.0F : static_cast<float>(std::log(ratio) / 64.0);
+            packed<type> const k(codec, p.k), v(codec, p.v);
+            bf::attend_options const o{.scale = 1.0F, .q_position = 63};
+            bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
+            bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
+            auto const q = from_codes(codec) ? rounded(p.q, codec) : p.q;
+            require_near(p.out, testing::evaluate(q.view(), p.out.view(), o, all), 1.5e-2);
+        });
+}
+
+TEST_CASE("a query that is not finite reaches its own rows", "[backend]") {
+    for (float const bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
+        for_each_codec([&](auto const& codec) {
+            using type = std::remove_cvref_t<decltype(codec)>;
+            for (index_t const tokens : {1, 40}) {
+                CAPTURE(codec.name(), bad, tokens);
+                auto p = testing::make_problem(
+                    {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 90, .head_dim = 64, .seed = 14});
+                p.q.at(1, 0, 3) = bad;
+                packed<type> const k(codec, p.k), v(codec, p.v);
+                bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), {.q_position = 90 - tokens},
+                           bf::pool(k.view(), v.view(), bf::visible::causal_prefix()));
+                for (index_t h = 0; h < 4; ++h)
+                    for (index_t t = 0; t < tokens; ++t)
+                        for (index_t d = 0; d < 64; ++d)
+                            REQUIRE(std::isfinite(p.out.at(h, t, d)) == (h != 1 || t != 0));
+            }
+        });
+}
+
+TEST_CASE("a negative scale makes sums NaN where codes are summed", "[backend]") {
+    quant::int8 const codec;
+    if (!from_codes(codec)) return;
+    auto p = testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 1, .keys = 90, .head_dim = 64, .seed = 15});
+    packed<quant::int8> const k(codec, p.k);
+    packed<quant::int8> v(codec, p.v);
+    v.row(0, 7)[1] |= std::byte{0x80}; // the sign of its scale
+    bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), {.q_position = 89},
+               bf::pool(k.view(), v.view(), bf::visible::causal_prefix()));
+    for (index_t h = 0; h < 4; ++h)
+        for (index_t d = 0; d < 64; ++d) REQUIRE(std::isnan(p.out.at(h, 0, d)) == (h < 2));
+}
+
+TEST_CASE("rows of int8 may be longer than rotated ones", "[backend]") {
+    for (index_t const head_dim : {1040, 2048})
+        for (index_t const tokens : {1, 40}) {
+            CAPTURE(head_dim, tokens);
+            auto p = testing::make_problem(
+                {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 70, .head_dim = head_dim, .seed = 16});
+            packed<quant::int8> const k(quant::int8{}, p.k), v(quant::int8{}, p.v);
+            bf::attend_options const o{.scale = p.scale, .q_position = 70 - tokens};
+            bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
+            bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
+            require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, all), 2e-2);
+        }
 }
 
 } // namespace packed_attention

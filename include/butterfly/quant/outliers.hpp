@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The channels of a row that stand out, exact; the others by another codec.
+// The channels of a row that stand out, as bfloat16; the others by another codec.
 //
 //   | row of Base, the outliers replaced by zeros | index u16, value bf16 | ... Count times |     + 4 * Count bytes
 //
 // Outliers are the Count values of greatest magnitude, ascending by index. Rotated codecs have no need of this: a
 // rotation spreads what stands out (rotation.hpp). It is for codecs that keep the basis.
 //
-// Error: that of Base on a row without its outliers, and the rounding to bfloat16 of those. Seek: one row. What Base
-// says of zeros, NaN and head_dim holds; an outlier that is not finite is so alone.
+// Error: that of Base on a row without its outliers, and the rounding to bfloat16 of those, of finite ones to the
+// largest there is where they would become infinite. Seek: one row. What Base says of zeros, NaN and head_dim holds; an
+// outlier that is not finite is so alone.
 
 #include <butterfly/quant/codec.hpp>
 #include <butterfly/quant/row_format.hpp>
@@ -81,7 +82,8 @@ struct outliers {
         base.encode(rest, head_dim, row);
         std::byte* to = row + base.row_bytes(head_dim);
         for (std::uint16_t const at : index) {
-            bfloat16 const value(values[at]);
+            bfloat16 value(values[at]);
+            if (std::isfinite(values[at]) && !std::isfinite(static_cast<float>(value))) --value.bits;
             std::memcpy(to, &at, sizeof at);
             std::memcpy(to + 2, &value, sizeof value);
             to += 4;

@@ -9,7 +9,8 @@
 //
 // One group is `group` values next to each other (the last one of a row may have fewer), or all of them. A scale is a
 // bfloat16, for its range: no scale of a finite row flushes to zero or overflows. A zero is in units of the scale, so
-// that a mean that is large against the scale costs precision of the zero, not range.
+// that a mean that is large against the scale costs precision of the zero, not range. No scale is negative: kernels
+// that sum from codes make NaN of one.
 //
 // Codes stand in chunks of 64 values, then of 32 and 16 where the row ends so, each chunk by itself and values of a
 // chunk in planes, so that vectors of 16 to 64 bytes unpack by shifts into the order of the values:

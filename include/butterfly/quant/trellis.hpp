@@ -2,7 +2,7 @@
 #pragma once
 
 // Rotated rows by a bit-shift trellis, one scale a row: the quality tier. The bytes of lloyd_max of as many bits, and
-// about a third less error; encoding takes about four times as long.
+// about a third less error; encoding takes seven to ten times as long.
 //
 //   row of head_dim values   ->   | scale bf16 | stream |        2 + head_dim * Bits / 8 bytes
 //

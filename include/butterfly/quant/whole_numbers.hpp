@@ -21,13 +21,13 @@ inline constexpr float largest_value = 0x1p120F;
 /// Digits of the largest whole number.
 inline constexpr int whole_digits = 13;
 
-/// The largest magnitude of n values; NaN where one of them is, infinity where one is too large to be coded.
+/// The largest magnitude of n values; NaN where one of them is, or is too large to be coded.
 [[nodiscard]] BUTTERFLY_HOST_DEVICE inline float largest(float const* x, index_t n) noexcept {
     float top = 0.0F;
     for (index_t i = 0; i < n; ++i) {
         float const size = std::fabs(x[i]);
-        top              = size <= top ? top : size; // NaN replaces top, and what follows does not replace NaN
         if (!(size < largest_value)) return std::numeric_limits<float>::quiet_NaN();
+        top = size <= top ? top : size;
     }
     return top;
 }

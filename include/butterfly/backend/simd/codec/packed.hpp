@@ -14,10 +14,11 @@
 //
 //   a query      to 1/254 of its largest channel, after the rotation; to 1/32512 where codes have eight bits
 //   a weight     to 1/(2 top) of the largest a_k of its tile: top is 255 or 127 where codes have up to 4 bits, else
-//                that times 257 or 129, in two bytes
+//                that times 257 or 129, in two bytes; in two bytes as well where one would shift the sum of a row's
+//                weights by more than 1/128 of it: many that one byte rounds to nothing beside a heavy one
 //
-// Sums of bytes are exact, so that no grouping of keys or rows changes a bit. A scale that is NaN makes its scores and
-// sums NaN.
+// Sums of bytes are exact, so that no grouping of keys or rows changes a bit. A query that is not finite gets scores
+// that are NaN, and so do keys whose scale is NaN; a scale that is NaN, infinite or negative makes its sums NaN.
 //
 // Why this shape: a row of 4 bits and 128 values is 66 bytes, which memory brings in a few cycles; four query heads
 // take 32 products of floats each way, and 8 of bytes. Levels come by a byte shuffle. Values of four keys are
@@ -107,13 +108,21 @@ void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* p
     row_format const& f = format_of(codec);
     query_layout const layout(f, n);
     for (int r = 0; r < q.rows; ++r) {
-        float row[quant::longest_row];
-        std::copy_n(q.data + r * q.stride, n, row);
-        if (f.rotated) quant::rotation{f.seed}.forward(row, n);
+        float const* row = q.data + r * q.stride;
+        float rotated[quant::longest_row]; // rows that are rotated are no longer
+        if (f.rotated) {
+            std::copy_n(row, n, rotated);
+            quant::rotation{f.seed}.forward(rotated, n);
+            row = rotated;
+        }
         float largest = 0.0F;
-        for (index_t d = 0; d < n; ++d) largest = std::fabs(row[d]) <= largest ? largest : std::fabs(row[d]);
-        bool const finite = largest <= std::numeric_limits<float>::max();
-        float const unit  = finite ? largest / static_cast<float>(top) : std::numeric_limits<float>::quiet_NaN();
+        bool finite   = true;
+        for (index_t d = 0; d < n; ++d) {
+            float const size = std::fabs(row[d]);
+            largest          = size > largest ? size : largest;
+            finite           = finite && size <= std::numeric_limits<float>::max(); // which NaN is not
+        }
+        float const unit = finite ? largest / static_cast<float>(top) : std::numeric_limits<float>::quiet_NaN();
 
         std::byte* const to    = packed + r * 4 * q.stride;
         std::byte* const bytes = to + layout.bytes_at;

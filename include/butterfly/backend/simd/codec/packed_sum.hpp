@@ -19,6 +19,7 @@ struct whole_weights {
     alignas(64) std::uint8_t bytes[Bytes][tile_slots]; // the lowest first
     float unit;                                        // of the lowest
     float lifted;                                      // sum_k a_k * zero_k
+    bool fair;                                         // whether rounding kept the sum of a_k
 };
 
 template <class Isa, class B, int Bytes>
@@ -28,30 +29,35 @@ void weigh_row(tile_scales const& s, value_rows const& v, float const* weights, 
     bool const first_ones = v.keys[v.count - 1] == v.count - 1;
     for (int k = 0; k < v.count; ++k) a[k] = weights[first_ones ? k : v.keys[k]];
     std::fill(a + v.count, a + tile_slots, 0.0F);
-    f32<Isa> most(0.0F), all(0.0F), lifted(0.0F);
+    f32<Isa> most(0.0F), least(0.0F), all(0.0F), lifted(0.0F);
     for (int k = 0; k < tile_slots; k += lanes<Isa>) {
         f32<Isa> const x = f32<Isa>::load_aligned(a + k) * f32<Isa>::load_aligned(s.scale + k);
         x.store_aligned(a + k);
         most   = xsimd::max(most, x);
+        least  = xsimd::min(least, x);
         all    = all + x;
         lifted = fma(x, f32<Isa>::load_aligned(s.zero + k), lifted);
     }
     float const largest = horizontal_max(most), sum = horizontal_sum(all);
     to.lifted = horizontal_sum(lifted);
-    if (!(sum <= std::numeric_limits<float>::max())) { // NaN or infinite: so are all sums
+    to.fair   = true;
+    if (!(sum <= std::numeric_limits<float>::max()) || horizontal_max(f32<Isa>(0.0F) - least) > 0.0F) {
         std::memset(to.bytes, 0, sizeof to.bytes);
         to.lifted = to.unit = std::numeric_limits<float>::quiet_NaN();
         return;
     }
-    float const lift = largest < 0x1p-60F ? 0x1p80F : 1.0F; // so that a quotient of small weights does not overflow
-    float const by   = largest > 0.0F ? static_cast<float>(top) / (largest * lift) : 0.0F;
-    to.unit          = largest / static_cast<float>(top);
+    float const lift  = largest < 0x1p-60F ? 0x1p80F : 1.0F; // so that a quotient of small weights does not overflow
+    float const by    = largest > 0.0F ? static_cast<float>(top) / (largest * lift) : 0.0F;
+    to.unit           = largest / static_cast<float>(top);
+    std::int32_t kept = 0;
     for (int k = 0; k < tile_slots; ++k) {
         float const x    = a[k] * lift * by + 0.5F;
         auto const whole = static_cast<std::int32_t>(x < static_cast<float>(top) ? x : static_cast<float>(top));
         to.bytes[0][k]   = static_cast<std::uint8_t>(Bytes == 1 ? whole : whole % digit);
         if constexpr (Bytes == 2) to.bytes[1][k] = static_cast<std::uint8_t>(whole / digit);
+        kept += whole;
     }
+    to.fair = std::fabs(static_cast<float>(kept) - sum * lift * by) <= static_cast<float>(kept) * 0x1p-7F;
 }
 
 /// Levels of some columns of a tile, four keys interleaved: [keys / 4][columns][4].
@@ -175,6 +181,30 @@ void sum_block(value_block const& values,
     }
 }
 
+/// sum_block of single rows, each by as many bytes as keep the sum of its weights.
+template <class Isa, class B>
+void sum_rows(tile_scales const& s,
+              value_rows const& v,
+              float const* weights,
+              value_block const& values,
+              index_t columns,
+              whole_weights<1> const* whole,
+              int first,
+              int some,
+              float* out,
+              index_t stride) noexcept {
+    for (int r = 0; r < some; ++r) {
+        float* const to = out + (first + r) * stride;
+        if (whole[r].fair) {
+            sum_block<Isa, B, 1, 1>(values, v.count, columns, whole + r, to, stride);
+        } else {
+            whole_weights<2> finer;
+            weigh_row<Isa, B>(s, v, weights + (first + r) * tile_slots, finer);
+            sum_block<Isa, B, 2, 1>(values, v.count, columns, &finer, to, stride);
+        }
+    }
+}
+
 /// Query rows whose weights are made at once: for them values are unpacked once.
 inline constexpr int rows_of_weights = 16;
 
@@ -196,8 +226,15 @@ void accumulate(value_rows const& v, float const* weights, int query_rows, float
         for (int first = 0; first < query_rows; first += rows_of_weights) {
             int const some = std::min(rows_of_weights, query_rows - first);
             whole_weights<bytes> whole[rows_of_weights];
-            for (int r = 0; r < some; ++r) weigh_row<Isa, B>(s, v, weights + (first + r) * tile_slots, whole[r]);
+            bool fair = true;
+            for (int r = 0; r < some; ++r) {
+                weigh_row<Isa, B>(s, v, weights + (first + r) * tile_slots, whole[r]);
+                fair = fair && (bytes == 2 || whole[r].fair);
+            }
             auto const sum_columns = [&](index_t column, index_t count) {
+                if constexpr (bytes == 1)
+                    if (!fair)
+                        return sum_rows<Isa, B>(s, v, weights, values, count, whole, first, some, out + column, stride);
                 by_rows<Isa>(some, false, [&](auto rows_at_once, int r, int) {
                     sum_block<Isa, B, bytes, rows_at_once()>(values, v.count, count, whole + r,
                                                              out + (first + r) * stride + column, stride);
