@@ -5,6 +5,7 @@
 // published engine can store.
 //
 //   k8v4            int8 keys, values of 4 bits; sinks and window in bf16
+//   k4v4_centred    keys less the mean of the first 128
 //   k2v2_channels   keys by channels of 32 tokens, values by groups of 32: the format of KIVI (Liu et al. 2024)
 //   summaries4      summaries of 4 bits, window and sinks in bf16
 
@@ -58,13 +59,14 @@ void for_each_mixed_mix(F const& f) {
     f(named_mix{"k8v8", bf::packed_mix<quant::int8>{}, plain});
     f(named_mix{"k8v4", bf::packed_mix<quant::int8, quant::lloyd_max<16>>{}, plain});
     f(named_mix{"k8v3", bf::packed_mix<quant::int8, quant::lloyd_max<8>>{}, plain});
-    f(named_mix{"k4v4", bf::packed_mix<quant::lloyd_max<16>>{}, centred});
-    f(named_mix{"k4v2", bf::packed_mix<quant::lloyd_max<16>, quant::lloyd_max<4>>{}, centred});
-    f(named_mix{"k3v3", bf::packed_mix<quant::lloyd_max<8>>{}, centred});
-    f(named_mix{"k2v2", bf::packed_mix<quant::lloyd_max<4>>{}, centred});
-    f(named_mix{"k4v4_trellis", bf::packed_mix<quant::trellis<4>>{}, centred});
-    f(named_mix{"k3v3_trellis", bf::packed_mix<quant::trellis<3>>{}, centred});
-    f(named_mix{"k2v2_trellis", bf::packed_mix<quant::trellis<2>>{}, centred});
+    f(named_mix{"k4v4", bf::packed_mix<quant::lloyd_max<16>>{}, plain});
+    f(named_mix{"k4v4_centred", bf::packed_mix<quant::lloyd_max<16>>{}, centred});
+    f(named_mix{"k4v2", bf::packed_mix<quant::lloyd_max<16>, quant::lloyd_max<4>>{}, plain});
+    f(named_mix{"k3v3", bf::packed_mix<quant::lloyd_max<8>>{}, plain});
+    f(named_mix{"k2v2", bf::packed_mix<quant::lloyd_max<4>>{}, plain});
+    f(named_mix{"k4v4_trellis", bf::packed_mix<quant::trellis<4>>{}, plain});
+    f(named_mix{"k3v3_trellis", bf::packed_mix<quant::trellis<3>>{}, plain});
+    f(named_mix{"k2v2_trellis", bf::packed_mix<quant::trellis<2>>{}, plain});
     f(named_mix{"k2v2_channels", bf::packed_mix<quant::affine_channels<2, 32>, quant::affine<2, 32>>{}, plain});
 }
 
