@@ -27,11 +27,17 @@ struct bytes_128 {
         return {{{vld1q_s8(f.levels.data()), vld1q_s8(f.levels.data() + 16)}}};
     }
 
+    [[nodiscard]] static bool has_dot() noexcept { return true; }
     [[nodiscard]] static type zero() noexcept { return vdupq_n_s8(0); }
     [[nodiscard]] static type load(std::byte const* at) noexcept {
         return vld1q_s8(reinterpret_cast<std::int8_t const*>(at));
     }
     [[nodiscard]] static type load_part(std::byte const* at, index_t) noexcept { return load(at); }
+    [[nodiscard]] static type load_few(std::byte const* at, index_t count) noexcept {
+        std::byte few[size] = {};
+        std::memcpy(few, at, static_cast<std::size_t>(count));
+        return load(few);
+    }
 
     template <quant::packing Codes>
     static void unpack(std::byte const* at, index_t count, table const& t, int, type* levels) noexcept {

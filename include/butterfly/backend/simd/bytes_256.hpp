@@ -28,6 +28,7 @@ struct bytes_256 {
         return {_mm256_broadcastsi128_si256(_mm_loadu_si128(at)), _mm256_broadcastsi128_si256(_mm_loadu_si128(at + 1))};
     }
 
+    [[nodiscard]] static bool has_dot() noexcept { return true; }
     [[nodiscard]] static type zero() noexcept { return _mm256_setzero_si256(); }
     [[nodiscard]] static type load(std::byte const* at) noexcept {
         return _mm256_loadu_si256(reinterpret_cast<__m256i const*>(at));
@@ -35,6 +36,11 @@ struct bytes_256 {
     [[nodiscard]] static type load_part(std::byte const* at, index_t count) noexcept {
         if (count >= size) return load(at);
         return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at))); // chunks have 16 at least
+    }
+    [[nodiscard]] static type load_few(std::byte const* at, index_t count) noexcept {
+        std::byte few[size] = {};
+        std::memcpy(few, at, static_cast<std::size_t>(count));
+        return load(few);
     }
 
     template <quant::packing Codes>

@@ -11,7 +11,7 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
-/// 64 bytes, for CPUs with vpdpbusd: written as assembly, so that flags need not allow it.
+/// 64 bytes. vpdpbusd, for CPUs that have it, is written as assembly, so that flags need not allow it.
 struct bytes_512 {
     using type                            = __m512i;
     static constexpr int size             = 64;
@@ -31,6 +31,7 @@ struct bytes_512 {
         return {_mm512_broadcast_i32x4(_mm_load_si128(at)), _mm512_broadcast_i32x4(_mm_load_si128(at + 1))};
     }
 
+    [[nodiscard]] static bool has_dot() noexcept { return cpu::found().avx512_vnni; }
     [[nodiscard]] static type zero() noexcept { return _mm512_setzero_si512(); }
     [[nodiscard]] static type load(std::byte const* at) noexcept { return _mm512_loadu_si512(at); }
     /// The first `count` bytes; reads nothing past them.
@@ -38,6 +39,7 @@ struct bytes_512 {
         if (count >= size) return load(at);
         return _mm512_maskz_loadu_epi8(static_cast<__mmask64>((std::uint64_t{1} << count) - 1U), at);
     }
+    [[nodiscard]] static type load_few(std::byte const* at, index_t count) noexcept { return load_part(at, count); }
 
     /// Levels of a chunk of `count` values (64, 32 or 16), each plus `offset` as the table has it; what stands after
     /// them means nothing.
