@@ -7,6 +7,7 @@
 #include <butterfly/quant/affine.hpp>
 #include <butterfly/quant/affine_channels.hpp>
 #include <butterfly/quant/lloyd_max.hpp>
+#include <butterfly/quant/trellis.hpp>
 #include <butterfly/testing/problem.hpp>
 
 #include "support/catch.hpp"
@@ -212,6 +213,12 @@ TEST_CASE("rows in groups are decoded to the bit", "[backend]") {
 
 TEST_CASE("rows of six levels are decoded to the bit", "[backend]") {
     check_rows(quant::lloyd_max<6>(5));
+}
+
+TEST_CASE("rows of trellis codes are decoded to the bit", "[backend]") {
+    check_rows(quant::trellis<2>(5));
+    check_rows(quant::trellis<3>(5));
+    check_rows(quant::trellis<4>(5));
 }
 
 TEST_CASE("rows of tiles are decoded to the bit", "[backend]") {
