@@ -16,6 +16,8 @@
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>
+#include <butterfly/quant/affine_channels.hpp>
+#include <butterfly/quant/trellis.hpp>
 
 #include <array>
 #include <span>
@@ -92,6 +94,20 @@ template <quant::formatted Codec>
     kernel_table const* const k = policy.kernels();
     if (k == nullptr) return {&vec::foreign_ops<isa::current, Codec>, "host"};
     return {k->packed_ops(quant::format_of(codec), policy.bf16()), k->name};
+}
+
+/// Codecs that have a leaf of their own: likewise.
+template <int Bits>
+[[nodiscard]] bound_codec bind_codec(host const& policy, quant::trellis<Bits> const&) noexcept {
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::trellis<Bits>>, "host"};
+    return {k->trellis_ops(Bits), k->name};
+}
+template <int Bits, int Tokens>
+[[nodiscard]] bound_codec bind_codec(host const& policy, quant::affine_channels<Bits, Tokens> const&) noexcept {
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::affine_channels<Bits, Tokens>>, "host"};
+    return {k->affine_channels_ops(Bits, Tokens), k->name};
 }
 
 [[nodiscard]] inline support supports(host const& policy, problem const& p) {
