@@ -134,6 +134,43 @@ TEST_CASE("tables know raw codecs alone", "[backend]") {
         }
 }
 
+TEST_CASE("tables know the codecs that have a leaf", "[backend]") {
+    for (bf::backend::host const& policy : policies()) {
+        CAPTURE(policy.name());
+        bf::backend::kernel_table const& k = *policy.kernels();
+        REQUIRE(bind_codec(policy, bf::quant::trellis<2>{}).ops == k.trellis_ops(2));
+        REQUIRE(bind_codec(policy, bf::quant::trellis<3>{}).ops == k.trellis_ops(3));
+        REQUIRE(bind_codec(policy, bf::quant::trellis<4>{}).ops == k.trellis_ops(4));
+        REQUIRE(bind_codec(policy, bf::quant::affine_channels<2, 64>{}).ops == k.affine_channels_ops(2, 64));
+
+        // Each its own: rows of a codec by the functions of its table.
+        auto const decodes = [&](auto const& codec) {
+            bf::index_t const n = 48;
+            alignas(128) std::byte tile[128 * 64];
+            for (std::size_t i = 0; i < sizeof tile; ++i) tile[i] = static_cast<std::byte>(i % 4 != 2 ? 60 : 7 * i);
+            std::byte const* const rows[] = {tile + 3, tile + 3};
+            std::vector<float> found(2 * n), wanted(n);
+            auto const bound = bind_codec(policy, codec);
+            static_cast<bf::backend::on_host::codec_ops const*>(bound.ops)->decode(&codec, rows, 2, n, found.data(), n);
+            codec.decode(rows[0], n, wanted.data());
+            return std::equal(wanted.begin(), wanted.end(), found.begin()) &&
+                   std::equal(wanted.begin(), wanted.end(), found.begin() + n);
+        };
+        REQUIRE(decodes(bf::quant::trellis<2>{}));
+        REQUIRE(decodes(bf::quant::trellis<3>{}));
+        REQUIRE(decodes(bf::quant::trellis<4>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<2, 32>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<3, 32>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<4, 32>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<2, 64>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<3, 64>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<4, 64>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<2, 128>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<3, 128>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<4, 128>{}));
+    }
+}
+
 TEST_CASE("a text that is too long for its buffer is cut", "[backend]") {
     auto data       = bf::testing::make_problem({.heads = 2, .tokens = 3, .head_dim = 8});
     auto const keys = bf::pool(data.k.view(), data.v.view(), bf::visible::causal_prefix());

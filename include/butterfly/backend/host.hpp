@@ -6,8 +6,8 @@
 //
 //   butterfly_add_kernels(engine)     links the kernels of every instruction set of the architecture
 //
-// The kernels and the laws are those of simd<Isa> of the level chosen. A user's codec is read through its decode alone:
-// a leaf of its own may have vectors wider than the kernels'. Not in the umbrella, because it needs what is linked.
+// The kernels and the laws are those of simd<Isa> of the level chosen, and so are the leaves of the library's codecs. A
+// user's codec is read through its decode alone: a leaf of its own may have vectors wider than the kernels'. Not in the umbrella, because it needs what is linked.
 
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/kernels.hpp>
@@ -16,6 +16,8 @@
 #include <butterfly/backend/host/workspace.hpp>
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>
+#include <butterfly/quant/affine_channels.hpp>
+#include <butterfly/quant/trellis.hpp>
 
 #include <array>
 #include <span>
@@ -92,6 +94,20 @@ template <quant::formatted Codec>
     kernel_table const* const k = policy.kernels();
     if (k == nullptr) return {&vec::foreign_ops<isa::current, Codec>, "host"};
     return {k->packed_ops(quant::format_of(codec), policy.bf16()), k->name};
+}
+
+/// Codecs that have a leaf of their own: likewise.
+template <int Bits>
+[[nodiscard]] bound_codec bind_codec(host const& policy, quant::trellis<Bits> const&) noexcept {
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::trellis<Bits>>, "host"};
+    return {k->trellis_ops(Bits), k->name};
+}
+template <int Bits, int Tokens>
+[[nodiscard]] bound_codec bind_codec(host const& policy, quant::affine_channels<Bits, Tokens> const&) noexcept {
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::affine_channels<Bits, Tokens>>, "host"};
+    return {k->affine_channels_ops(Bits, Tokens), k->name};
 }
 
 [[nodiscard]] inline support supports(host const& policy, problem const& p) {

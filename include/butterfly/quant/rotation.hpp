@@ -31,10 +31,16 @@ struct rotation {
         return m;
     }
 
-    /// Sign of coordinate i in the first transform (pass 0) or the second (pass 1): true is minus.
+    /// Signs of coordinates first to first + 63, a multiple of 64, in the first transform (pass 0) or the second (pass
+    /// 1): a bit that is set is minus.
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr std::uint64_t signs(int pass, index_t first) const noexcept {
+        return butterfly::detail::splitmix64(seed, static_cast<std::uint64_t>(first / 64) * 2 +
+                                                       static_cast<std::uint64_t>(pass));
+    }
+
+    /// Sign of coordinate i: true is minus.
     [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr bool minus(int pass, index_t i) const noexcept {
-        auto const word = static_cast<std::uint64_t>(i / 64) * 2 + static_cast<std::uint64_t>(pass);
-        return (butterfly::detail::splitmix64(seed, word) >> (i % 64) & 1U) != 0U;
+        return (signs(pass, i) >> (i % 64) & 1U) != 0U;
     }
 
     /// x = R x, in place.
@@ -66,8 +72,7 @@ struct rotation {
 private:
     BUTTERFLY_HOST_DEVICE void flip(int pass, float* x, index_t m) const noexcept {
         for (index_t first = 0; first < m; first += 64) {
-            std::uint64_t const bits = butterfly::detail::splitmix64(seed, static_cast<std::uint64_t>(first / 64) * 2 +
-                                                                               static_cast<std::uint64_t>(pass));
+            std::uint64_t const bits = signs(pass, first);
             for (index_t i = first; i < m && i < first + 64; ++i)
                 x[i] = (bits >> (i - first) & 1U) != 0U ? -x[i] : x[i];
         }

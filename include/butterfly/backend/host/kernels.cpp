@@ -49,6 +49,30 @@ struct entries {
         return &vec::packed_ops<kernel_isa>(f, resolve(unit));
     }
 
+    template <quant::decoder Codec>
+    static void const* leaf_of(Codec const& codec) noexcept {
+        return bind_codec(simd<kernel_isa>{}, codec).ops;
+    }
+
+    static void const* trellis_ops(int bits) noexcept {
+        return bits == 2   ? leaf_of(quant::trellis<2>())
+               : bits == 3 ? leaf_of(quant::trellis<3>())
+                           : leaf_of(quant::trellis<4>());
+    }
+
+    template <int Tokens>
+    static void const* affine_channels_of(int bits) noexcept {
+        return bits == 2   ? leaf_of(quant::affine_channels<2, Tokens>())
+               : bits == 3 ? leaf_of(quant::affine_channels<3, Tokens>())
+                           : leaf_of(quant::affine_channels<4, Tokens>());
+    }
+
+    static void const* affine_channels_ops(int bits, index_t tokens) noexcept {
+        return tokens == 32   ? affine_channels_of<32>(bits)
+               : tokens == 64 ? affine_channels_of<64>(bits)
+                              : affine_channels_of<128>(bits);
+    }
+
     static kernel_scratch scratch(int threads, std::span<problem const> problems) noexcept {
         return {vec::thread_bytes<kernel_isa>(problems), vec::parts_room<kernel_isa>(threads, problems)};
     }
@@ -81,6 +105,8 @@ constinit butterfly::backend::kernel_table const BUTTERFLY_TABLE_OF(BUTTERFLY_KE
     butterfly::isa::BUTTERFLY_KERNELS::name(),
     &butterfly::backend::entries::raw_ops,
     &butterfly::backend::entries::packed_ops,
+    &butterfly::backend::entries::trellis_ops,
+    &butterfly::backend::entries::affine_channels_ops,
     &butterfly::backend::entries::scratch,
     &butterfly::backend::entries::explain,
     &butterfly::backend::entries::run};

@@ -30,6 +30,9 @@ struct kernel_table {
     void const* (*raw_ops)(codec_id, bf16_unit) noexcept;
     /// Those of rows that are said by a format.
     void const* (*packed_ops)(quant::row_format const&, bf16_unit) noexcept;
+    /// Those of trellis<bits>, and of affine_channels<bits, tokens>.
+    void const* (*trellis_ops)(int bits) noexcept;
+    void const* (*affine_channels_ops)(int bits, index_t tokens) noexcept;
 
     kernel_scratch (*scratch)(int threads, std::span<problem const>) noexcept;
 

@@ -27,11 +27,22 @@ struct bytes_128 {
         return {{{vld1q_s8(f.levels.data()), vld1q_s8(f.levels.data() + 16)}}};
     }
 
+    /// 64 bytes as a table for look_up_64.
+    [[nodiscard]] static int8x16x4_t table_of_64(std::int8_t const* at) noexcept {
+        return {{vld1q_s8(at), vld1q_s8(at + 16), vld1q_s8(at + 32), vld1q_s8(at + 48)}};
+    }
+
+    [[nodiscard]] static bool has_dot() noexcept { return true; }
     [[nodiscard]] static type zero() noexcept { return vdupq_n_s8(0); }
     [[nodiscard]] static type load(std::byte const* at) noexcept {
         return vld1q_s8(reinterpret_cast<std::int8_t const*>(at));
     }
     [[nodiscard]] static type load_part(std::byte const* at, index_t) noexcept { return load(at); }
+    [[nodiscard]] static type load_few(std::byte const* at, index_t count) noexcept {
+        std::byte few[size] = {};
+        std::memcpy(few, at, static_cast<std::size_t>(count));
+        return load(few);
+    }
 
     template <quant::packing Codes>
     static void unpack(std::byte const* at, index_t count, table const& t, int, type* levels) noexcept {
@@ -131,6 +142,9 @@ struct bytes_128 {
     }
     [[nodiscard]] static type look_up(table const& t, type codes, type top) noexcept {
         return look_up(t, vorrq_s8(codes, vshlq_n_s8(top, 4)));
+    }
+    [[nodiscard]] static type look_up_64(int8x16x4_t const& t, type codes) noexcept {
+        return vqtbl4q_s8(t, vreinterpretq_u8_s8(codes));
     }
     [[nodiscard]] static type with_top(type codes, type top) noexcept { return vorrq_s8(codes, vshlq_n_s8(top, 2)); }
     [[nodiscard]] static type biased(type levels, int) noexcept { return levels; }

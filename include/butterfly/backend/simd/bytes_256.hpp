@@ -28,6 +28,18 @@ struct bytes_256 {
         return {_mm256_broadcastsi128_si256(_mm_loadu_si128(at)), _mm256_broadcastsi128_si256(_mm_loadu_si128(at + 1))};
     }
 
+    /// 64 bytes as a table for look_up_64.
+    struct wide_table {
+        table lower, upper;
+    };
+    [[nodiscard]] static wide_table table_of_64(std::int8_t const* at) noexcept {
+        auto const part = [&](int i) {
+            return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at) + i));
+        };
+        return {{part(0), part(1)}, {part(2), part(3)}};
+    }
+
+    [[nodiscard]] static bool has_dot() noexcept { return true; }
     [[nodiscard]] static type zero() noexcept { return _mm256_setzero_si256(); }
     [[nodiscard]] static type load(std::byte const* at) noexcept {
         return _mm256_loadu_si256(reinterpret_cast<__m256i const*>(at));
@@ -35,6 +47,11 @@ struct bytes_256 {
     [[nodiscard]] static type load_part(std::byte const* at, index_t count) noexcept {
         if (count >= size) return load(at);
         return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at))); // chunks have 16 at least
+    }
+    [[nodiscard]] static type load_few(std::byte const* at, index_t count) noexcept {
+        std::byte few[size] = {};
+        std::memcpy(few, at, static_cast<std::size_t>(count));
+        return load(few);
     }
 
     template <quant::packing Codes>
@@ -141,6 +158,11 @@ struct bytes_256 {
     [[nodiscard]] static type look_up(table const& t, type codes, type top) noexcept {
         return _mm256_blendv_epi8(_mm256_shuffle_epi8(t.low, codes), _mm256_shuffle_epi8(t.high, codes),
                                   _mm256_slli_epi32(top, 7));
+    }
+    [[nodiscard]] static type look_up_64(wide_table const& t, type codes) noexcept {
+        type const top = _mm256_srli_epi32(both(codes, 16), 4);
+        return _mm256_blendv_epi8(look_up(t.lower, codes, top), look_up(t.upper, codes, top),
+                                  _mm256_slli_epi32(codes, 2));
     }
     [[nodiscard]] static type with_top(type codes, type top) noexcept {
         return _mm256_or_si256(codes, _mm256_slli_epi32(top, 2));

@@ -11,7 +11,7 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
-/// 64 bytes, for CPUs with vpdpbusd: written as assembly, so that flags need not allow it.
+/// 64 bytes. vpdpbusd, for CPUs that have it, is written as assembly, so that flags need not allow it.
 struct bytes_512 {
     using type                            = __m512i;
     static constexpr int size             = 64;
@@ -31,6 +31,18 @@ struct bytes_512 {
         return {_mm512_broadcast_i32x4(_mm_load_si128(at)), _mm512_broadcast_i32x4(_mm_load_si128(at + 1))};
     }
 
+    /// 64 bytes as a table for look_up_64.
+    struct wide_table {
+        table lower, upper;
+    };
+    [[nodiscard]] static wide_table table_of_64(std::int8_t const* at) noexcept {
+        auto const part = [&](int i) {
+            return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<__m128i const*>(at) + i));
+        };
+        return {{part(0), part(1)}, {part(2), part(3)}};
+    }
+
+    [[nodiscard]] static bool has_dot() noexcept { return cpu::found().avx512_vnni; }
     [[nodiscard]] static type zero() noexcept { return _mm512_setzero_si512(); }
     [[nodiscard]] static type load(std::byte const* at) noexcept { return _mm512_loadu_si512(at); }
     /// The first `count` bytes; reads nothing past them.
@@ -38,6 +50,7 @@ struct bytes_512 {
         if (count >= size) return load(at);
         return _mm512_maskz_loadu_epi8(static_cast<__mmask64>((std::uint64_t{1} << count) - 1U), at);
     }
+    [[nodiscard]] static type load_few(std::byte const* at, index_t count) noexcept { return load_part(at, count); }
 
     /// Levels of a chunk of `count` values (64, 32 or 16), each plus `offset` as the table has it; what stands after
     /// them means nothing.
@@ -157,6 +170,11 @@ struct bytes_512 {
     [[nodiscard]] static type look_up(table const& t, type codes, type top) noexcept {
         return _mm512_mask_shuffle_epi8(_mm512_shuffle_epi8(t.low, codes), _mm512_test_epi8_mask(top, top), t.high,
                                         codes);
+    }
+    [[nodiscard]] static type look_up_64(wide_table const& t, type codes) noexcept {
+        type const top = both(codes, 16);
+        return _mm512_mask_mov_epi8(look_up(t.lower, codes, top), _mm512_test_epi8_mask(codes, _mm512_set1_epi8(32)),
+                                    look_up(t.upper, codes, top));
     }
     [[nodiscard]] static type with_top(type codes, type top) noexcept {
         return _mm512_or_si512(codes, _mm512_slli_epi32(top, 2));

@@ -9,6 +9,8 @@
 #include <butterfly/quant/row_format.hpp>
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
@@ -36,19 +38,22 @@ template <class Isa, int Step>
     return f32<Isa>::load_aligned(out);
 }
 
-/// Lanes whose number has the bit Step are 1, the others 0, as a comparison.
+/// -1 in lanes whose number has the bit Step, 1 in the others.
 template <class Isa, int Step>
-[[nodiscard]] inline auto upper_lanes() noexcept {
-    alignas(64) float number[static_cast<std::size_t>(lanes<Isa>)];
-    for (int i = 0; i < lanes<Isa>; ++i) number[i] = (i & Step) != 0 ? 1.0F : 0.0F;
-    return f32<Isa>::load_aligned(number) > f32<Isa>(0.5F);
+[[nodiscard]] inline f32<Isa> lane_signs() noexcept {
+    alignas(64) static constexpr auto signs = [] {
+        std::array<float, static_cast<std::size_t>(lanes<Isa>)> sign{};
+        for (std::size_t i = 0; i < sign.size(); ++i) sign[i] = (i & Step) != 0 ? -1.0F : 1.0F;
+        return sign;
+    }();
+    return f32<Isa>::load_aligned(signs.data());
 }
 
-/// One step of the transform within a vector: a + b in the lower lanes, a - b in the upper ones.
+/// One step of the transform within a vector: a + b in the lower lanes, a - b in the upper ones. Products with a sign
+/// are exact.
 template <class Isa, int Step>
 [[nodiscard]] inline f32<Isa> butterfly_step(f32<Isa> const& x) noexcept {
-    f32<Isa> const other = swap_lanes<Isa, Step>(x);
-    return xsimd::select(upper_lanes<Isa, Step>(), other - x, x + other);
+    return fma(x, lane_signs<Isa, Step>(), swap_lanes<Isa, Step>(x));
 }
 
 /// x = H x * factor over m values, a power of two of at least a vector.
@@ -79,7 +84,11 @@ public:
         quant::rotation const r{seed};
         float const unit = quant::rotation::unit_of(m_);
         for (int pass = 0; pass < (m_ == n_ ? 1 : 2); ++pass)
-            for (index_t i = 0; i < m_; ++i) factor_[pass][i] = r.minus(pass, i) ? -unit : unit;
+            for (index_t first = 0; first < m_; first += 64) {
+                std::uint64_t const minus = r.signs(pass, first);
+                for (index_t i = 0; i < std::min<index_t>(64, m_ - first); ++i)
+                    factor_[pass][first + i] = (minus >> i & 1U) != 0U ? -unit : unit;
+            }
     }
 
     template <class Isa>

@@ -53,7 +53,7 @@ inline constexpr index_t chunk = 64;
     return f.group == 0 ? n : std::min(f.group, n);
 }
 
-/// Whether rows can be read here: values of a chunk are of one group.
+/// Whether rows are scored and summed here: values of a chunk are of one group.
 [[nodiscard]] inline bool is_served(row_format const& f) noexcept {
     return f.codes != packing::base6 && f.group % chunk == 0;
 }
@@ -205,32 +205,6 @@ void settle(void const* codec, float* out, int query_rows, index_t n, index_t st
     if (!f.rotated) return;
     inverse_rotation const back(f.seed, n);
     for (int r = 0; r < query_rows; ++r) back.apply<Isa>(out + r * stride);
-}
-
-/// decode: equals quant::detail::decode.
-template <class Isa, class B, packing Codes>
-void decode(
-    void const* codec, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
-    row_format const& f = format_of(codec);
-    auto const table    = B::table_of(f, 0);
-    index_t const group = group_of(f, n);
-    inverse_rotation const back(f.seed, f.rotated ? n : quant::row_step);
-    for (int j = 0; j < count; ++j) {
-        float* const to = out + j * stride;
-        for (index_t g = 0; g < f.groups(n); ++g) {
-            quant::detail::group_scale const s = quant::detail::load_group(f, rows[j], g);
-            f32<Isa> const scale(s.scale), zero(s.zero);
-            by_chunks(g * group, std::min((g + 1) * group, n), [&](index_t first, index_t some) {
-                typename B::type levels[B::vectors];
-                alignas(64) std::int8_t level[chunk];
-                B::template unpack<Codes>(rows[j] + f.header_bytes(n) + bytes_of<Codes>(first), some, table, 0, levels);
-                for (int v = 0; v < B::vectors; ++v) B::store(levels[v], level + v * B::size);
-                for (index_t i = 0; i < some; i += lanes<Isa>)
-                    (scale * (B::template widen<Isa>(level + i) + zero)).store_unaligned(to + first + i);
-            });
-        }
-        if (f.rotated) back.apply<Isa>(to);
-    }
 }
 
 } // namespace packed

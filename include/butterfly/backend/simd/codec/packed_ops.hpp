@@ -6,12 +6,17 @@
 //   stream class   from codes (packed.hpp) where there are products of bytes (of AVX-512, VNNI) and the format is
 //                  served: 2, 3, 4, 5 and 8 bits, one scale for each 64 values or a multiple of them; else decoded
 //   tile class     decoded once for all rows of an item, rounded to what the unit of the other pools multiplies
+//   decoding       by vectors of bytes (packed_decode.hpp) where there are some and a group is of a multiple of 16
+//                  values; else one value after the other
 
 #include <butterfly/backend/simd/bf16_ops.hpp>
+#include <butterfly/backend/simd/codec/packed_decode.hpp>
 #include <butterfly/backend/simd/codec/packed_score.hpp>
 #include <butterfly/backend/simd/codec/packed_sum.hpp>
 #include <butterfly/backend/simd/fma_unit.hpp>
 #include <butterfly/quant/row_format.hpp>
+
+#include <type_traits>
 
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
@@ -32,11 +37,18 @@ inline void decode_format(
 
 #if defined(__AVX2__) || defined(__aarch64__)
 
-/// From codes, by vectors of bytes B.
+/// Decode alone, by vectors of bytes B.
 template <class Isa, class B, quant::packing Codes>
-[[nodiscard]] constexpr simd_codec_ops byte_ops(tile_unit const* unit) noexcept {
+[[nodiscard]] constexpr simd_codec_ops vector_ops(tile_unit const* unit) noexcept {
     simd_codec_ops ops = decoded_ops(unit);
     ops.base.decode    = &packed::decode<Isa, B, Codes>;
+    return ops;
+}
+
+/// From codes.
+template <class Isa, class B, quant::packing Codes>
+[[nodiscard]] constexpr simd_codec_ops byte_ops(tile_unit const* unit) noexcept {
+    simd_codec_ops ops = vector_ops<Isa, B, Codes>(unit);
     ops.score          = &packed::score<Isa, B, Codes>;
     ops.accumulate     = &packed::accumulate<Isa, B, Codes>;
     ops.prepare        = &packed::prepare<Codes>;
@@ -49,15 +61,23 @@ template <class Isa, class B, quant::packing Codes>
 template <class Isa, class B, tile_unit const* Unit>
 struct byte_tables {
     template <quant::packing Codes>
-    static constexpr simd_codec_ops of = byte_ops<Isa, B, Codes>(Unit);
+    static constexpr simd_codec_ops decoded = vector_ops<Isa, B, Codes>(Unit);
+    template <quant::packing Codes>
+    static constexpr simd_codec_ops served = byte_ops<Isa, B, Codes>(Unit);
 
-    [[nodiscard]] static simd_codec_ops const& find(quant::packing codes) noexcept {
+    template <quant::packing Codes>
+    [[nodiscard]] static simd_codec_ops const& of(bool from_codes) noexcept {
+        return from_codes ? served<Codes> : decoded<Codes>;
+    }
+
+    [[nodiscard]] static simd_codec_ops const& find(quant::packing codes, bool from_codes) noexcept {
         using quant::packing;
-        return codes == packing::bits2   ? of<packing::bits2>
-               : codes == packing::bits3 ? of<packing::bits3>
-               : codes == packing::bits4 ? of<packing::bits4>
-               : codes == packing::bits5 ? of<packing::bits5>
-                                         : of<packing::bits8>;
+        return codes == packing::bits2   ? of<packing::bits2>(from_codes)
+               : codes == packing::bits3 ? of<packing::bits3>(from_codes)
+               : codes == packing::bits4 ? of<packing::bits4>(from_codes)
+               : codes == packing::bits5 ? of<packing::bits5>(from_codes)
+               : codes == packing::bits8 ? of<packing::bits8>(from_codes)
+                                         : decoded<packing::base6>;
     }
 };
 
@@ -69,14 +89,11 @@ inline constexpr simd_codec_ops decoded_table = decoded_ops(Unit);
 /// The functions for a format, with a unit of the tile class.
 template <class Isa, tile_unit const* Unit>
 [[nodiscard]] simd_codec_ops const& format_ops([[maybe_unused]] quant::row_format const& f) noexcept {
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-    if constexpr (lanes<Isa> == 16)
-        if (packed::is_served(f) && cpu::found().avx512_vnni) return byte_tables<Isa, bytes_512, Unit>::find(f.codes);
-#elif defined(__AVX2__)
-    if constexpr (lanes<Isa> == 8)
-        if (packed::is_served(f)) return byte_tables<Isa, bytes_256, Unit>::find(f.codes);
-#elif defined(__aarch64__)
-    if (packed::is_served(f)) return byte_tables<Isa, bytes_128, Unit>::find(f.codes);
+#if defined(__AVX2__) || defined(__aarch64__)
+    using bytes = byte_vectors<Isa>;
+    if constexpr (!std::is_void_v<bytes>)
+        if (packed::is_decoded(f))
+            return byte_tables<Isa, bytes, Unit>::find(f.codes, packed::is_served(f) && bytes::has_dot());
 #endif
     return decoded_table<Isa, Unit>;
 }
