@@ -7,7 +7,8 @@
 //   butterfly_add_kernels(engine)     links the kernels of every instruction set of the architecture
 //
 // The kernels and the laws are those of simd<Isa> of the level chosen, and so are the leaves of the library's codecs. A
-// user's codec is read through its decode alone: a leaf of its own may have vectors wider than the kernels'. Not in the umbrella, because it needs what is linked.
+// user's codec is read through its decode alone: a leaf of its own may have vectors wider than the kernels'. Not in the
+// umbrella, because it needs what is linked.
 
 #include <butterfly/backend/host/cache_ops.hpp>
 #include <butterfly/backend/host/kernels.hpp>
