@@ -60,7 +60,19 @@ template <class Isa, int Step>
 template <class Isa>
 void transform(float* x, float const* factor, index_t m) noexcept {
     using vector = f32<Isa>;
-    for (index_t half = m / 2; half >= lanes<Isa>; half /= 2)
+    index_t half = m / 2;
+    for (; half >= 2 * lanes<Isa>; half /= 4) // two steps at a time, half as often through memory
+        for (index_t first = 0; first < m; first += 2 * half)
+            for (index_t i = first; i < first + half / 2; i += lanes<Isa>) {
+                vector const a = load_as<Isa>(x + i), b = load_as<Isa>(x + i + half / 2);
+                vector const c = load_as<Isa>(x + i + half), d = load_as<Isa>(x + i + half + half / 2);
+                vector const ac = a + c, bd = b + d, a_c = a - c, b_d = b - d;
+                (ac + bd).store_unaligned(x + i);
+                (ac - bd).store_unaligned(x + i + half / 2);
+                (a_c + b_d).store_unaligned(x + i + half);
+                (a_c - b_d).store_unaligned(x + i + half + half / 2);
+            }
+    if (half >= lanes<Isa>)
         for (index_t first = 0; first < m; first += 2 * half)
             for (index_t i = first; i < first + half; i += lanes<Isa>) {
                 vector const a = load_as<Isa>(x + i), b = load_as<Isa>(x + i + half);
