@@ -10,6 +10,7 @@
 #include "cache/backends.hpp"
 #include "support/catch.hpp"
 #include "support/saved_file.hpp"
+#include "support/sweep.hpp"
 
 #include <filesystem>
 #include <fstream>
@@ -85,6 +86,12 @@ std::vector<story> const stories{{},
                                  {30, 5, -7, 4, 40, 40, 40, 40, 40, 40, 40, 40, 1, 1, -5},
                                  {40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 13, 1, 1, 1}};
 
+/// Those of round trips: in the short sweep an empty cache, one that was trimmed, and one whose ring went round.
+std::vector<story> told() {
+    if (test::short_sweep()) return {stories[0], stories[6], stories[8]};
+    return stories;
+}
+
 template <class Policy, class Cache>
 void tell(Policy const& policy, Cache& cache, story const& steps, std::uint64_t stream = 1) {
     for (index_t const step : steps)
@@ -116,7 +123,7 @@ index_t part_bytes(Cache const& cache) {
 template <class Cache, class Policy, class Config>
 void round_trip(Policy const& policy, Config const& saved, Config const& config, typename Cache::mix_type const& mix) {
     std::size_t loads = 0, misfits = 0;
-    for (story const& steps : stories) {
+    for (story const& steps : told()) {
         CAPTURE(steps, policy.name());
         Cache original(saved, mix);
         tell(policy, original, steps);
@@ -160,7 +167,7 @@ void round_trip(Policy const& policy, Config const& saved, Config const& config,
             REQUIRE(bf::testing::with_header(b, header) == a);
         }
     }
-    REQUIRE(loads + misfits == stories.size());
+    REQUIRE(loads + misfits == told().size());
     REQUIRE(misfits <= 3);
 }
 

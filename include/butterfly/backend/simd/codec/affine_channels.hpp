@@ -61,32 +61,36 @@ struct channel_grids {
     }
 };
 
+/// A row's number in its tile of `tokens`, a power of two: see quant::tile_row.
+[[nodiscard]] inline index_t token_of(std::byte const* row, index_t tokens) noexcept {
+    return static_cast<index_t>(reinterpret_cast<std::uintptr_t>(row) & static_cast<std::uintptr_t>(tokens - 1));
+}
+
 /// Rows from the first one on that are of its tile.
-template <int Tokens>
-[[nodiscard]] inline int rows_of_tile(std::byte const* const* rows, int count) noexcept {
-    std::byte const* const tile = quant::tile_row<Tokens>(rows[0]).tile;
+[[nodiscard]] inline int rows_of_tile(std::byte const* const* rows, int count, index_t tokens) noexcept {
+    std::byte const* const tile = rows[0] - token_of(rows[0], tokens);
     int same                    = 1;
-    while (same < count && quant::tile_row<Tokens>(rows[same]).tile == tile) ++same;
+    while (same < count && rows[same] - token_of(rows[same], tokens) == tile) ++same;
     return same;
 }
 
-/// decode: equals affine_channels::decode.
-template <class Isa, class B, int Bits, int Tokens>
-void decode(void const*, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
+/// decode of tiles of any number of tokens, which are told at run time: the loops are the same.
+template <class Isa, class B, int Bits>
+[[gnu::noinline]] void
+decode_tiles(std::byte const* const* rows, int count, index_t tokens, index_t n, float* out, index_t stride) noexcept {
     constexpr packing codes = packing_of<Bits>;
     auto const table        = B::table_of(levels_of<Bits>(), 0);
     index_t const row_bytes = packed::bytes_of<codes>(n);
     while (count > 0) {
-        int const same              = rows_of_tile<Tokens>(rows, count);
-        std::byte const* const tile = quant::tile_row<Tokens>(rows[0]).tile;
+        int const same              = rows_of_tile(rows, count, tokens);
+        std::byte const* const tile = rows[0] - token_of(rows[0], tokens);
         packed::by_chunks(0, n, [&](index_t first, index_t some) {
             channel_grids<Isa> grid;
             grid.load(tile + 4 * first, some);
             std::byte const* const at = tile + 4 * n + packed::bytes_of<codes>(first);
             for (int j = 0; j < same; ++j) {
                 alignas(64) std::int8_t levels[chunk];
-                packed::unpack_chunk<B, codes>(at + quant::tile_row<Tokens>(rows[j]).token * row_bytes, some, table,
-                                               levels);
+                packed::unpack_chunk<B, codes>(at + token_of(rows[j], tokens) * row_bytes, some, table, levels);
                 float* const to = out + j * stride + first;
                 for (index_t i = 0; i < some; i += lanes<Isa>)
                     (load_as<Isa>(grid.scale + i) * (B::template widen<Isa>(levels + i) + load_as<Isa>(grid.zero + i)))
@@ -97,6 +101,12 @@ void decode(void const*, std::byte const* const* rows, int count, index_t n, flo
         out += same * stride;
         count -= same;
     }
+}
+
+/// decode: equals affine_channels::decode.
+template <class Isa, class B, int Bits, int Tokens>
+void decode(void const*, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
+    decode_tiles<Isa, B, Bits>(rows, count, Tokens, n, out, stride);
 }
 
 } // namespace channels

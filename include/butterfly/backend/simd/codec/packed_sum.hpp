@@ -183,16 +183,16 @@ void sum_block(value_block const& values,
 
 /// sum_block of single rows, each by as many bytes as keep the sum of its weights.
 template <class Isa, class B>
-void sum_rows(tile_scales const& s,
-              value_rows const& v,
-              float const* weights,
-              value_block const& values,
-              index_t columns,
-              whole_weights<1> const* whole,
-              int first,
-              int some,
-              float* out,
-              index_t stride) noexcept {
+[[gnu::noinline]] void sum_rows(tile_scales const& s,
+                                value_rows const& v,
+                                float const* weights,
+                                value_block const& values,
+                                index_t columns,
+                                whole_weights<1> const* whole,
+                                int first,
+                                int some,
+                                float* out,
+                                index_t stride) noexcept {
     for (int r = 0; r < some; ++r) {
         float* const to = out + (first + r) * stride;
         if (whole[r].fair) {
