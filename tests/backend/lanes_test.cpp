@@ -17,6 +17,7 @@ namespace vec = butterfly::backend::vec;
 using bf::index_t;
 using isa = bf::isa::current;
 
+namespace rows_and_lanes { // names of its own, for builds that compile several of these files as one
 namespace {
 
 constexpr index_t heads = 3, tokens = 7;
@@ -163,3 +164,5 @@ TEST_CASE("lanes go into rows, scaled and rounded to their type", "[backend]") {
     check_stores<bf::float16>();
     check_stores<bf::bfloat16>();
 }
+
+} // namespace rows_and_lanes
