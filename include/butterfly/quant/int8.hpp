@@ -8,10 +8,10 @@
 //   x ~ scale * c,   c in [-127, 127] of two's complement,   scale = max |x| / 127, to the nearest bfloat16
 //
 // Error: |x - decoded| <= scale / 2: rounding moves max |x| / scale by at most 127 / 256, so that its code is 127; a
-// row that is decoded and encoded again has the same bytes. Seek: one row. head_dim: a multiple of 16. Zeros are exact;
-// a row with NaN, an infinity or a value of 2^120 or more decodes to NaN throughout. The scale of a row that is not
-// zero is at least 2^-133, so values below 2^-134 become zero; rows below 1e-36 lose precision, and a second round may
-// change their bytes.
+// row that is decoded and encoded again has the same bytes. Seek: one row. head_dim: a multiple of 16, up to 1024.
+// Zeros are exact; a row with NaN, an infinity or a value of 2^120 or more decodes to NaN throughout. The scale of a
+// row that is not zero is at least 2^-133, so values below 2^-134 become zero; rows below 1e-36 lose precision, and a
+// second round may change their bytes.
 
 #include <butterfly/quant/codec.hpp>
 #include <butterfly/quant/row_format.hpp>
@@ -25,8 +25,8 @@ public:
     [[nodiscard]] row_format const& format() const noexcept { return format_; }
     [[nodiscard]] static constexpr char const* name() noexcept { return "int8"; }
 
-    /// Throws shape_error unless head_dim is a multiple of 16.
-    static void require(index_t head_dim) { detail::require_row_step("int8", head_dim); }
+    /// Throws shape_error unless head_dim is a multiple of 16, up to 1024.
+    static void require(index_t head_dim) { detail::require_row_step("int8", head_dim, longest_row); }
 
     [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr index_t row_bytes(index_t head_dim) const noexcept {
         return format_.row_bytes(head_dim);
