@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// C files that close themselves, and one that takes another's place only once it is whole.
+// C files that close themselves, the bytes of a file, and one that takes another's place only once it is whole.
 
 #include <butterfly/core/error.hpp>
 
@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/stat.h>
 
@@ -26,6 +27,23 @@ struct file_closer {
 };
 
 using file_handle = std::unique_ptr<std::FILE, file_closer>;
+
+/// A copy of a file that is not empty. Throws format_error, beginning with `who`, with the system's words.
+[[nodiscard]] inline std::vector<std::byte> read_file(std::string const& who, std::string const& path) {
+    file_handle const file(std::fopen(path.c_str(), "rb"));
+    if (file == nullptr) fail<format_error>(who + ": cannot read " + path + ": " + std::strerror(errno));
+    std::vector<std::byte> bytes;
+    std::size_t got = 0;
+    do {
+        std::size_t const size = bytes.size();
+        bytes.resize(size + (std::size_t{1} << 20));
+        got = std::fread(bytes.data() + size, 1, bytes.size() - size, file.get());
+        bytes.resize(size + got);
+    } while (got > 0);
+    if (std::ferror(file.get()) != 0) fail<format_error>(who + ": cannot read " + path + ": " + std::strerror(errno));
+    if (bytes.empty()) fail<format_error>(who + ": cannot read " + path + ": the file is empty");
+    return bytes;
+}
 
 /// A file written to `path`.part and renamed by commit(); without it nothing is left. It has the permissions of a new
 /// file. Where `path` is a link, what it points to is replaced. Throws format_error, beginning with `who`: where there

@@ -11,7 +11,6 @@
 
 #include <span>
 #include <string>
-#include <vector>
 #if defined(__unix__) || defined(__APPLE__)
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -22,23 +21,6 @@
 #endif
 
 namespace butterfly::detail {
-
-/// A copy of a file that is not empty. Throws format_error, beginning with `who`, with the system's words.
-[[nodiscard]] inline std::vector<std::byte> read_file(std::string const& who, std::string const& path) {
-    file_handle const file(std::fopen(path.c_str(), "rb"));
-    if (file == nullptr) fail<format_error>(who + ": cannot read " + path + ": " + std::strerror(errno));
-    std::vector<std::byte> bytes;
-    std::size_t got = 0;
-    do {
-        std::size_t const size = bytes.size();
-        bytes.resize(size + (std::size_t{1} << 20));
-        got = std::fread(bytes.data() + size, 1, bytes.size() - size, file.get());
-        bytes.resize(size + got);
-    } while (got > 0);
-    if (std::ferror(file.get()) != 0) fail<format_error>(who + ": cannot read " + path + ": " + std::strerror(errno));
-    if (bytes.empty()) fail<format_error>(who + ": cannot read " + path + ": the file is empty");
-    return bytes;
-}
 
 #if defined(__unix__) || defined(__APPLE__)
 

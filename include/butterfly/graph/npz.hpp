@@ -402,17 +402,7 @@ inline void write(std::string const& path, std::span<member const> members) {
 
 /// All arrays of a file. Throws format_error.
 [[nodiscard]] inline std::vector<array> read(std::string const& path) {
-    detail::file_handle const file(std::fopen(path.c_str(), "rb"));
-    if (file == nullptr) format::bad("cannot read " + path + ": " + std::strerror(errno));
-    std::vector<std::byte> bytes;
-    std::size_t size = 0, got = 0;
-    do {
-        size += got;
-        bytes.resize(size < 4096 ? 65536 : 2 * size);
-        got = std::fread(bytes.data() + size, 1, bytes.size() - size, file.get());
-    } while (got > 0);
-    if (std::ferror(file.get()) != 0) format::bad("cannot read " + path);
-    return decode(std::span(bytes).first(size));
+    return decode(detail::read_file("npz", path));
 }
 
 } // namespace butterfly::npz

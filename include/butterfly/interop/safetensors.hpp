@@ -274,18 +274,7 @@ inline void save(std::string const& path, std::span<tensor const> tensors, metad
 
 /// The bytes of a file, for `parse`. Throws format_error with the system's words.
 [[nodiscard]] inline std::vector<std::byte> read_bytes(std::string const& path) {
-    butterfly::detail::file_handle const file(std::fopen(path.c_str(), "rb"));
-    if (file == nullptr) detail::bad("cannot read " + path + ": " + std::strerror(errno));
-    std::vector<std::byte> bytes;
-    std::size_t got = 0;
-    do {
-        std::size_t const size = bytes.size();
-        bytes.resize(size + (std::size_t{1} << 20));
-        got = std::fread(bytes.data() + size, 1, bytes.size() - size, file.get());
-        bytes.resize(size + got);
-    } while (got > 0);
-    if (std::ferror(file.get()) != 0) detail::bad("cannot read " + path);
-    return bytes;
+    return butterfly::detail::read_file("safetensors", path);
 }
 
 } // namespace butterfly::safetensors
