@@ -5,16 +5,15 @@
     /usr/bin/python3 bench/plot_ladder.py ladder.json --out figures/ladder      figures/ladder.png and figures/ladder.svg
 """
 
-import argparse
-import json
 import math
-import sys
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+import figures
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and by line style in grey.
 STYLES = {
@@ -85,23 +84,11 @@ def ticks(low, high, text):
     return sorted({v for v in values if low <= v <= high})
 
 
-def fail(text):
-    print(f"plot_ladder: {text}", file=sys.stderr)
-    sys.exit(2)
-
-
-def read(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except OSError as error:
-        fail(f"{path}: {error.strerror}")
-    except (ValueError, RecursionError) as error:
-        fail(f"{path} is no JSON: {error}")
+def measured_rungs(data, path):
     rungs = [r for r in data["rungs"] if "systems" in r]
     if not rungs:
-        fail(f"{path} has no rung that was measured")
-    return data, rungs
+        figures.fail(f"{path} has no rung that was measured")
+    return rungs
 
 
 def series(rungs, system, key):
@@ -193,7 +180,8 @@ def caption(data):
     return first, second
 
 
-def draw(data, rungs):
+def draw(data, path):
+    rungs = measured_rungs(data, path)
     plt.rcParams.update({"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "ladder",
                          "axes.edgecolor": "#c8c8c8"})
     figure, grid = plt.subplots(2, 2, figsize=(12.4, 9.2))
@@ -208,32 +196,5 @@ def draw(data, rungs):
     return figure
 
 
-def resolution(text):
-    dpi = int(text)
-    if not 20 <= dpi <= 2000:
-        raise argparse.ArgumentTypeError(f"{dpi} is not in [20, 2000]")
-    return dpi
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", help="what context_ladder --json FILE wrote")
-    parser.add_argument("--out", default="ladder", help="path of the figures without .png and .svg (default: ladder)")
-    parser.add_argument("--dpi", type=resolution, default=160, help="of the PNG (default: 160)")
-    arguments = parser.parse_args()
-
-    try:
-        figure = draw(*read(arguments.json))
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        fail(f"{arguments.json} is not what context_ladder --json writes: {type(error).__name__}: {error}")
-    try:
-        for kind in ("png", "svg"):
-            figure.savefig(f"{arguments.out}.{kind}", dpi=arguments.dpi, facecolor="white",
-                           metadata={"Date": None} if kind == "svg" else None)
-            print(f"{arguments.out}.{kind}")
-    except OSError as error:
-        fail(f"{arguments.out}: {error.strerror}")
-
-
 if __name__ == "__main__":
-    main()
+    figures.run(draw, __doc__, "context_ladder", "ladder")

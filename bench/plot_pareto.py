@@ -2,19 +2,18 @@
 # SPDX-License-Identifier: MIT
 """Draws what codec_fidelity --json FILE wrote: error over bytes, for keys alone and for keys with values.
 
-    /usr/bin/python3 bench/pareto/plot.py fidelity.json --out figures/pareto      figures/pareto.png and figures/pareto.svg
+    /usr/bin/python3 bench/plot_pareto.py fidelity.json --out figures/pareto      figures/pareto.png and figures/pareto.svg
 """
 
-import argparse
-import json
 import math
-import sys
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+import figures
 
 INK, FAINT = "#222222", "#8a8a8a"
 # Okabe and Ito's palette, told apart by shape as well: family -> colour, marker, size, legend.
@@ -27,22 +26,6 @@ FAMILIES = {
     "rotated": ("#222222", "D", 44, "this library: rotated levels, int8"),
 }
 LABELS = {"lloyd_max4": "4 levels", "lloyd_max6": "6", "lloyd_max8": "8", "lloyd_max16": "16", "lloyd_max32": "32"}
-
-
-def fail(text):
-    print(f"plot: {text}", file=sys.stderr)
-    sys.exit(2)
-
-
-def read(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-    except OSError as error:
-        fail(f"{path}: {error.strerror}")
-    except (ValueError, RecursionError) as error:
-        fail(f"{path} is no JSON: {error}")
-    return data
 
 
 def family_of(codec, origin):
@@ -154,7 +137,7 @@ def draw_panel(axes, points, ours):
     place_labels(axes, labels, [(x, y) for _, _, x, y in points])
 
 
-def draw(data):
+def draw(data, _):
     plt.rcParams.update({"font.family": "DejaVu Sans", "svg.fonttype": "path", "svg.hashsalt": "pareto"})
     inputs = data["inputs"]
     columns = list(zip(*(i["layers"] for i in inputs)))  # the same layer of every input
@@ -183,32 +166,5 @@ def draw(data):
     return figure
 
 
-def resolution(text):
-    dpi = int(text)
-    if not 20 <= dpi <= 2000:
-        raise argparse.ArgumentTypeError(f"{dpi} is not in [20, 2000]")
-    return dpi
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("json", help="what codec_fidelity --json FILE wrote")
-    parser.add_argument("--out", default="pareto", help="path of the figures without .png and .svg (default: pareto)")
-    parser.add_argument("--dpi", type=resolution, default=160, help="of the PNG (default: 160)")
-    arguments = parser.parse_args()
-    data = read(arguments.json)
-    try:
-        figure = draw(data)
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        fail(f"{arguments.json} is not what codec_fidelity --json writes: {type(error).__name__}: {error}")
-    try:
-        for kind in ("png", "svg"):
-            figure.savefig(f"{arguments.out}.{kind}", dpi=arguments.dpi, facecolor="white",
-                           metadata={"Date": None} if kind == "svg" else None)
-            print(f"{arguments.out}.{kind}")
-    except OSError as error:
-        fail(f"{arguments.out}: {error.strerror}")
-
-
 if __name__ == "__main__":
-    main()
+    figures.run(draw, __doc__, "codec_fidelity", "pareto")
