@@ -176,20 +176,12 @@ public:
         index_t const dk = config_.head_dim, dv = config_.value_dim();
         auto const part = [&](cache_part const& like, char const* name, auto const& codec, index_t offset,
                               index_t dim) { f(detail::part_of(like, name, codec, memory_.at(offset), dim)); };
-        cache_part p{.heads = config_.kv_heads, .capacity = config_.sinks()};
-        p.end = std::min(config_.sinks(), at.tokens);
-        part(p, "sink_k", detail::sink_k_of(mix_), layout_.sink_k, dk);
-        part(p, "sink_v", detail::sink_v_of(mix_), layout_.sink_v, dv);
-        p = {.heads    = config_.kv_heads,
-             .capacity = layout_.ring,
-             .ring     = true,
-             .first    = at.tail_start,
-             .end      = at.tokens};
-        part(p, "tail_k", detail::tail_k_of(mix_), layout_.tail_k, dk);
-        part(p, "tail_v", detail::tail_v_of(mix_), layout_.tail_v, dv);
-        p.heads = 1; // weights are of tokens, a value each
-        if (Pooling::takes_weights) part(p, "token_weights", detail::raw_codec<float>, layout_.token_weights, 1);
-        p = {.heads = config_.kv_heads, .capacity = layout_.summaries, .end = at.summaries};
+        detail::each_exact_part(mix_, config_, layout_, at, part);
+        if (Pooling::takes_weights) { // of tokens, a value each
+            cache_part const weights{.capacity = layout_.ring, .ring = true, .first = at.tail_start, .end = at.tokens};
+            part(weights, "token_weights", detail::raw_codec<float>, layout_.token_weights, 1);
+        }
+        cache_part p{.heads = config_.kv_heads, .capacity = layout_.summaries, .end = at.summaries};
         part(p, "summary_k", mix_.summary_k, layout_.summary_k, dk);
         part(p, "summary_v", mix_.summary_v, layout_.summary_v, dv);
         p.heads = 1;

@@ -185,18 +185,8 @@ public:
         index_t const packed = at.summaries * config_.block_size;
         auto const part      = [&](cache_part const& like, char const* name, auto const& codec, index_t offset,
                               index_t dim) { f(detail::part_of(like, name, codec, memory_.at(offset), dim)); };
-        cache_part p{.heads = config_.kv_heads, .capacity = config_.exact_sinks};
-        p.end = std::min(config_.exact_sinks, at.tokens);
-        part(p, "sink_k", detail::sink_k_of(mix_), layout_.sink_k, dk);
-        part(p, "sink_v", detail::sink_v_of(mix_), layout_.sink_v, dv);
-        p = {.heads    = config_.kv_heads,
-             .capacity = layout_.ring,
-             .ring     = true,
-             .first    = at.tail_start,
-             .end      = at.tokens};
-        part(p, "tail_k", detail::tail_k_of(mix_), layout_.tail_k, dk);
-        part(p, "tail_v", detail::tail_v_of(mix_), layout_.tail_v, dv);
-        p = {.heads = config_.kv_heads, .capacity = layout_.middle, .end = packed};
+        detail::each_exact_part(mix_, config_, layout_, at, part);
+        cache_part p{.heads = config_.kv_heads, .capacity = layout_.middle, .end = packed};
         part(p, "middle_k", mix_.middle_k, layout_.middle_k, dk);
         part(p, "middle_v", mix_.middle_v, layout_.middle_v, dv);
         p = {.heads = config_.kv_heads, .capacity = 1, .end = packed > 0 ? 1 : 0}; // a mean is a row

@@ -5,8 +5,9 @@
 //
 //   memory   [heads, capacity, row_bytes]     slot s stands in row s, or s mod capacity where the part is a ring
 
+#include <butterfly/cache/counters.hpp>
+#include <butterfly/cache/mix.hpp>
 #include <butterfly/core/memory.hpp>
-#include <butterfly/quant/codec.hpp>
 
 #include <algorithm>
 #include <string>
@@ -56,6 +57,20 @@ part_of(cache_part like, char const* name, Codec const& codec, memory_ref memory
     like.memory    = memory;
     like.row_bytes = codec.row_bytes(dim);
     return like;
+}
+
+/// Calls part(cache_part, name, codec, offset, dim) for sinks and tail, which every cache has, at these counters.
+template <exact_mix Mix, class Config, class Layout, class Part>
+void each_exact_part(
+    Mix const& mix, Config const& c, Layout const& layout, counter_values const& at, Part const& part) {
+    index_t const dk = c.head_dim, dv = c.value_dim();
+    cache_part const sinks{.heads = c.kv_heads, .capacity = c.sinks(), .end = std::min(c.sinks(), at.tokens)};
+    part(sinks, "sink_k", sink_k_of(mix), layout.sink_k, dk);
+    part(sinks, "sink_v", sink_v_of(mix), layout.sink_v, dv);
+    cache_part const tail{
+        .heads = c.kv_heads, .capacity = layout.ring, .ring = true, .first = at.tail_start, .end = at.tokens};
+    part(tail, "tail_k", tail_k_of(mix), layout.tail_k, dk);
+    part(tail, "tail_v", tail_v_of(mix), layout.tail_v, dv);
 }
 
 } // namespace detail
