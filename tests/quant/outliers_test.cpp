@@ -156,6 +156,19 @@ TEST_CASE("what is not finite stays alone while it is an outlier", "[quant]") {
     }
 }
 
+TEST_CASE("a finite outlier stays finite", "[quant]") {
+    bq::outliers<bq::int8, 2> const codec;
+    std::vector<float> row(16, 1.0F);
+    row[3] = std::numeric_limits<float>::max(); // beyond the largest bfloat16 by half a step
+    row[9] = -std::numeric_limits<float>::max();
+    std::vector<std::byte> packed(static_cast<std::size_t>(codec.row_bytes(16)));
+    codec.encode(row.data(), 16, packed.data());
+    std::vector<float> back(16);
+    codec.decode(packed.data(), 16, back.data());
+    REQUIRE(back[3] == 0x1.fep127F);
+    REQUIRE(back[9] == -0x1.fep127F);
+}
+
 TEST_CASE("outliers spare the others a wide grid", "[quant]") {
     bf::testing::random draws(5);
     double with = 0.0, without = 0.0;
@@ -178,10 +191,11 @@ TEST_CASE("rows that cannot hold their outliers are refused", "[quant]") {
     REQUIRE(test::refusal<few>(32) == "");
     REQUIRE(test::refusal<few>(1024) == "");
     REQUIRE(test::refusal<few>(16) == "outliers: head_dim 16 is not in [20, 1024]");
-    REQUIRE(test::refusal<few>(2048) == "outliers: head_dim 2048 is not in [20, 1024]");
-    REQUIRE(test::refusal<few>(40) == "int8: head_dim 40 is not a multiple of 16");
+    REQUIRE(test::refusal<few>(2048) == "int8: head_dim 2048 is not a multiple of 16 up to 1024");
+    REQUIRE(test::refusal<few>(40) == "int8: head_dim 40 is not a multiple of 16 up to 1024");
     REQUIRE(test::refusal<bq::outliers<bq::raw<float>, 3>>(3) == ""); // raw rows may be of any length
     REQUIRE(test::refusal<bq::outliers<bq::raw<float>, 3>>(2) == "outliers: head_dim 2 is not in [3, 1024]");
+    REQUIRE(test::refusal<bq::outliers<bq::raw<float>, 3>>(1025) == "outliers: head_dim 1025 is not in [3, 1024]");
 }
 
 TEST_CASE("rows with outliers have the same bytes everywhere", "[quant]") {
