@@ -188,6 +188,8 @@ TEMPLATE_LIST_TEST_CASE("a cache is attended as its pools define", "[mixed]", ca
             auto const close = testing::compare(s.out.view(), defined.view(), close_if_packed<TestType>);
             INFO(close.text());
             REQUIRE(close.ok);
+            for (std::size_t i = 0; i < lse.size(); ++i)
+                REQUIRE(std::abs(lse[i] - wanted.lse[i]) <= close_if_packed<TestType>);
         }
     });
 }

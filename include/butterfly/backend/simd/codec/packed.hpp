@@ -5,7 +5,7 @@
 //
 //   prepare      q' = R q (where rows are rotated), in bytes with one scale:  q' ~ unit * b,  b = 128 h + l where codes
 //                have eight bits
-//   score        s_k = scale * unit * sum_g scale_kg * (<b, level_k>_g + zero_kg * sum(b)_g)         g: groups
+//   score        s_k = scale * sum_g scale_kg * (unit * <b, level_k>_g + zero_kg * sum(q')_g)        g: groups
 //   accumulate   of a tile and group: a_k = w_k * scale_kg in whole numbers u_k of one unit a row;
 //                out += unit * sum_k u_k * level_k, in int32, + sum_k a_k * zero_kg
 //   settle       out = R^T out (where rows are rotated), once for a span
@@ -80,12 +80,18 @@ template <packing Codes>
 inline constexpr int query_bytes = Codes == packing::bits8 ? 2 : 1;
 inline constexpr int query_digit = 128;
 
-/// Where the parts of a prepared query stand, in bytes: | unit f32 | sum f32 of each group | n bytes | n lower bytes |.
+/// Where the parts of a prepared query stand, in bytes: | unit f32 | two sums f32 of each group | n bytes |
+/// n lower bytes |. One sum is of the bytes, for levels that a bias lifts; the other of the values themselves, in
+/// units, for zeros: these may be large against the levels, and what rounding does to a sum of values with them.
 struct query_layout {
     index_t bytes_at;
 
     query_layout(row_format const& f, index_t n) noexcept
-        : bytes_at(butterfly::detail::round_up(4 * (1 + f.groups(n)), chunk)) {}
+        : bytes_at(butterfly::detail::round_up(4 * (1 + 2 * f.groups(n)), chunk)) {}
+
+    static constexpr index_t unit = 0; // numbers of floats
+    [[nodiscard]] static constexpr index_t sum_of_bytes(index_t group) noexcept { return 1 + 2 * group; }
+    [[nodiscard]] static constexpr index_t sum_of_values(index_t group) noexcept { return 2 + 2 * group; }
 };
 
 /// Calls f(integral_constant<int, i>) for i in [0, Count), unrolled.
@@ -100,6 +106,9 @@ template <int Count, class F>
 /// A float of a prepared query's header.
 [[nodiscard]] inline float header_at(std::byte const* query, index_t number) noexcept {
     return element_at(reinterpret_cast<float const*>(query) + number);
+}
+inline void set_header(std::byte* query, index_t number, float value) noexcept {
+    std::memcpy(query + 4 * number, &value, sizeof value);
 }
 
 template <packing Codes>
@@ -127,9 +136,10 @@ void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* p
         std::byte* const to    = packed + r * 4 * q.stride;
         std::byte* const bytes = to + layout.bytes_at;
         index_t const group    = group_of(f, n);
-        std::memcpy(to, &unit, sizeof unit);
+        set_header(to, query_layout::unit, unit);
         for (index_t begin = 0, g = 0; begin < n; begin += group, ++g) {
-            int sum = 0;
+            int sum      = 0;
+            double exact = 0.0;
             for (index_t i = begin; i < std::min(begin + group, n); ++i) {
                 float const x  = finite && unit > 0.0F ? row[i] / unit : 0.0F;
                 int const near = static_cast<int>(x + (x < 0.0F ? -0.5F : 0.5F));
@@ -137,9 +147,10 @@ void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* p
                 bytes[i]       = static_cast<std::byte>(high);
                 if constexpr (query_bytes<Codes> == 2) bytes[n + i] = static_cast<std::byte>(near - high * query_digit);
                 sum += near;
+                exact += static_cast<double>(x);
             }
-            auto const total = static_cast<float>(sum);
-            std::memcpy(to + 4 * (1 + g), &total, sizeof total);
+            set_header(to, query_layout::sum_of_bytes(g), static_cast<float>(sum));
+            set_header(to, query_layout::sum_of_values(g), static_cast<float>(exact));
         }
     }
 }

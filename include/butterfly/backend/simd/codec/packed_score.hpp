@@ -182,11 +182,13 @@ void score(key_rows const& k, stream_queries q, float* scores) noexcept {
                                                     products);
             for (int r = 0; r < real; ++r) {
                 std::byte const* const header = queries + r * stride;
-                f32<Isa> const unit(q.scale * header_at(header, 0)), sum(header_at(header, 1 + g));
+                f32<Isa> const unit(q.scale * header_at(header, query_layout::unit));
+                f32<Isa> const lift(-B::bias * header_at(header, query_layout::sum_of_bytes(g)));
+                f32<Isa> const sum(header_at(header, query_layout::sum_of_values(g)));
                 float* const to = scores + (first + r) * tile_slots;
                 for (int j = 0; j < k.count; j += lanes<Isa>) {
-                    f32<Isa> const zero  = f32<Isa>::load_aligned(s.zero + j) - f32<Isa>(B::bias);
-                    f32<Isa> const dot   = fma(zero, sum, f32<Isa>::load_aligned(products + r * tile_slots + j));
+                    f32<Isa> const level = f32<Isa>::load_aligned(products + r * tile_slots + j) + lift;
+                    f32<Isa> const dot   = fma(f32<Isa>::load_aligned(s.zero + j), sum, level);
                     f32<Isa> const scale = f32<Isa>::load_aligned(s.scale + j) * unit;
                     (g == 0 ? dot * scale : fma(dot, scale, load_as<Isa>(to + j))).store_unaligned(to + j);
                 }
