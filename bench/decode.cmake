@@ -5,6 +5,12 @@ target_link_libraries(decode PRIVATE butterfly_bench_backends)
 add_test(NAME bench.decode.small COMMAND decode --n-kv 300 --head-dim 40 --rows 2 --system dense,compressed --seconds 0.01
                                          --threads 1)
 set_tests_properties(bench.decode.small PROPERTIES LABELS bench TIMEOUT 300)
+# Every codec and every mix, held to the definition.
+add_test(NAME bench.decode.codecs COMMAND decode --n-kv 300 --head-dim 64 --system dense,mixed --storage all --mix all
+                                          --seconds 0.001 --threads 1)
+set_tests_properties(bench.decode.codecs PROPERTIES LABELS bench TIMEOUT 300)
+add_bench_status_test(decode .in_place 2 "^decode: --storage trellis4: --system compressed takes rows" --system compressed
+                      --storage trellis4 --n-kv 300 --head-dim 64 --threads 1)
 add_bench_status_test(decode .group 2 "^decode: --heads 8 is not a multiple of --kv-heads 3" --kv-heads 3)
 add_bench_status_test(decode .many_rows 0 "\"class\": \"tile\"" --n-kv 64 --rows 9 --storage f32 --seconds 0.001 --threads 1
                       --json -)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 
-// One decode step: a few query rows at the end of a long context, dense or over the compressed cache, beside what the
-// machine allows.
+// One decode step: a few query rows at the end of a long context, dense, over the compressed cache or over the
+// mixed-precision one, beside what the machine allows.
 //
 // In turns, in one process and on the same threads: the call, and plain reads in several patterns: of the very keys and
-// values (dense), of as many bytes (compressed). The floor of a call is the larger of its bytes at the best of those
+// values (dense), of as many bytes (caches). The floor of a call is the larger of its bytes at the best of those
 // reads and its flops at the best rate of the unit that multiplies them, both bests of the run; `of floor` is that
 // floor over the call's median. Threads read and multiply for 200 us before they meet: a floor does not hold their
 // waking. Rows of codes are multiplied by bytes, whose rate is not measured: their floor is their bytes. What fits in a
@@ -37,12 +37,18 @@ struct settings {
     std::vector<index_t> rows        = {1};
     std::vector<std::string> systems = {"dense"};
     std::vector<std::string> storage = {"f32", "f16", "bf16"};
+    std::vector<std::string> mixes   = {"k8v8", "k4v4", "k2v2"};
     std::vector<int> threads{};
     bench::crew executor = bench::crew::openmp;
     index_t heads        = 8;
     index_t kv_heads     = 2;
     double seconds       = 1.0;
 };
+
+std::vector<std::string> with_all(std::vector<std::string> names) {
+    names.emplace_back("all");
+    return names;
+}
 
 void add_options(CLI::App& app, settings& s) {
     auto const list = [&](char const* name, auto& values, char const* text) {
@@ -51,9 +57,11 @@ void add_options(CLI::App& app, settings& s) {
     app.add_option("--n-kv", s.n_kv, "keys of the context, a list: 4k,128k")->capture_default_str();
     list("--head-dim", s.dims, "columns of a head, a list")->check(CLI::Range(1, 1024));
     list("--rows", s.rows, "query tokens of a call, a list")->check(CLI::Range(1, 64));
-    list("--system", s.systems, "what attends, a list")->check(CLI::IsMember({"dense", "compressed"}));
-    list("--storage", s.storage, "how keys and values are kept, a list")
-        ->check(CLI::IsMember(bench::decode_storages()));
+    list("--system", s.systems, "what attends, a list")->check(CLI::IsMember({"dense", "compressed", "mixed"}));
+    list("--storage", s.storage, "how keys and values are kept, a list (dense, compressed); all: every codec")
+        ->check(CLI::IsMember(with_all(bench::decode_storages())));
+    list("--mix", s.mixes, "what the mixed-precision cache keeps, a list (mixed); all: every mix")
+        ->check(CLI::IsMember(with_all(bench::decode_mixes())));
     app.add_option("--heads", s.heads, "query heads")->check(CLI::Range(1, 256))->capture_default_str();
     app.add_option("--kv-heads", s.kv_heads, "key and value heads")->check(CLI::Range(1, 256))->capture_default_str();
     app.add_option("--seconds", s.seconds, "timed seconds of a line")
@@ -75,11 +83,20 @@ bool is_raw(std::string const& storage) {
     return storage == "f32" || storage == "f16" || storage == "bf16";
 }
 
+std::unique_ptr<bench::decode_step> make_step(std::string const& system,
+                                              std::string const& storage,
+                                              bench::decode_shape const& shape,
+                                              bench::machine const& m) {
+    return system == "dense"        ? bench::make_dense_step(storage, shape, m)
+           : system == "compressed" ? bench::make_compressed_step(storage, shape, m)
+                                    : bench::make_mixed_step(storage, shape, m);
+}
+
 /// Holds a small call to the definition, a summary among the keys of compressed; throws where it is wrong.
 void check(
     std::string const& system, std::string const& storage, bench::machine const& m, index_t head_dim, index_t rows) {
-    auto const step = bench::make_decode_step(
-        system, storage, {.n_kv = 1000, .head_dim = head_dim, .rows = rows, .heads = 4, .kv_heads = 2}, m);
+    auto const step =
+        make_step(system, storage, {.n_kv = 1000, .head_dim = head_dim, .rows = rows, .heads = 4, .kv_heads = 2}, m);
     step->attend();
     std::vector<float> const got(step->output().begin(), step->output().end());
     step->attend_exactly();
@@ -176,7 +193,7 @@ line measure(settings const& s,
              std::string const& storage,
              team const& t) {
     check(system, storage, t.machine, of.head_dim, of.rows);
-    auto const step = bench::make_decode_step(system, storage, of, t.machine);
+    auto const step = make_step(system, storage, of, t.machine);
     line out{.system       = system,
              .kernel_class = bench::kernel_class_of(step->plan()),
              .storage      = storage,
@@ -230,6 +247,19 @@ void add_to(bench::text_table& table, line const& l) {
                percent(l.read()), percent(l.multiply()), bench::three_digits(l.floor() * 1e6), percent(l.floor())});
 }
 
+/// What is measured at every shape: systems, and how each keeps keys and values.
+std::vector<std::pair<std::string, std::string>> kept_of(settings const& s) {
+    auto const names = [](std::vector<std::string> const& asked, std::vector<std::string> const& all) {
+        return std::ranges::find(asked, "all") != asked.end() ? all : asked;
+    };
+    std::vector<std::pair<std::string, std::string>> kept;
+    for (std::string const& system : s.systems)
+        for (std::string const& storage :
+             system == "mixed" ? names(s.mixes, bench::decode_mixes()) : names(s.storage, bench::decode_storages()))
+            kept.emplace_back(system, storage);
+    return kept;
+}
+
 /// The shapes of the options, in the order of the table.
 std::vector<bench::decode_shape> shapes_of(settings const& s) {
     if (s.heads % s.kv_heads != 0)
@@ -252,6 +282,7 @@ void run(settings s, bench::json document) {
         s.threads = bench::default_threads() > 1 ? std::vector{1, bench::default_threads()} : std::vector{1};
     for (int const threads : s.threads) bench::check_crew(s.executor, threads);
     auto const shapes = shapes_of(s);
+    auto const kept   = kept_of(s);
     bench::check_writable(s.common.json);
     std::string const name = bench::make_machine(s.common.backend, 1).name();
     document["backend"]    = name;
@@ -261,20 +292,18 @@ void run(settings s, bench::json document) {
                              "GB/s", "read GB/s", "GFLOP/s", "of read", "of flops", "floor us", "of floor"},
                             6);
     {
-        bench::progress bar(
-            static_cast<double>(s.threads.size() * shapes.size() * s.systems.size() * s.storage.size()));
+        bench::progress bar(static_cast<double>(s.threads.size() * shapes.size() * kept.size()));
         for (int const threads : s.threads) {
             team const t(s.common.backend, threads, s.executor);
             for (bench::decode_shape const& of : shapes)
-                for (std::string const& system : s.systems)
-                    for (std::string const& storage : s.storage) {
-                        bar.label(fmt::format("{} of {} keys, {}, {} threads", system, bench::size_text(of.n_kv),
-                                              storage, threads));
-                        line const l = measure(s, of, system, storage, t);
-                        document["lines"].push_back(to_json(l));
-                        add_to(table, l);
-                        bar.advance(1);
-                    }
+                for (auto const& [system, storage] : kept) {
+                    bar.label(fmt::format("{} of {} keys, {}, {} threads", system, bench::size_text(of.n_kv), storage,
+                                          threads));
+                    line const l = measure(s, of, system, storage, t);
+                    document["lines"].push_back(to_json(l));
+                    add_to(table, l);
+                    bar.advance(1);
+                }
             table.gap();
         }
     }

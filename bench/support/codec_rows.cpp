@@ -4,7 +4,6 @@
 #include <butterfly/backend/simd.hpp>
 #include <butterfly/cache/mixed_attend.hpp>
 
-#include "codecs.hpp"
 #include "kv_mixes.hpp"
 
 #include <fmt/format.h>

@@ -4,7 +4,8 @@
 // What bench/decode times: a few query rows at the end of a context.
 //
 //   dense        every token as its storage keeps it, in one block of memory: keys, then values
-//   compressed   the library's cache with the rules, rows, block and window that the ladder takes unless told otherwise
+//   compressed   the compressed cache with the rules, rows, block and window that the ladder takes unless told
+//   otherwise mixed        the mixed-precision cache with a mix of kv_mixes.hpp, as appends of 512 tokens leave it
 
 #include "machine.hpp"
 
@@ -36,15 +37,23 @@ public:
     [[nodiscard]] virtual index_t edges() = 0;
     /// Bytes of the keys, values and weights that the last query token sees, those of a head of keys once.
     [[nodiscard]] virtual index_t bytes() = 0;
-    /// Whole pages for plain reads: the keys and values of dense, memory of as many bytes for compressed.
+    /// Whole pages for plain reads: the keys and values of dense, memory of as many bytes for a cache.
     [[nodiscard]] virtual std::span<std::byte const> pages() = 0;
 };
 
-/// How keys and values can be kept: an element type, or a codec of those every backend is asked for.
+/// How keys and values of dense can be kept: "f32", or a codec of kv_codecs.hpp by its name.
 [[nodiscard]] std::vector<std::string> decode_storages();
 
-/// `system` is dense or compressed; `storage` one of decode_storages(). Keys and values are written.
+/// Mixes of the mixed-precision cache, by name.
+[[nodiscard]] std::vector<std::string> decode_mixes();
+
+// Steps over keys and values that are written. Errors: usage_error where a name is none of those, or, of compressed, is
+// that of a codec whose rows kernels do not read in place; shape_error where rows of head_dim cannot be packed.
 [[nodiscard]] std::unique_ptr<decode_step>
-make_decode_step(std::string const& system, std::string const& storage, decode_shape const& shape, machine const& m);
+make_dense_step(std::string const& storage, decode_shape const& shape, machine const& m);
+[[nodiscard]] std::unique_ptr<decode_step>
+make_compressed_step(std::string const& storage, decode_shape const& shape, machine const& m);
+[[nodiscard]] std::unique_ptr<decode_step>
+make_mixed_step(std::string const& mix, decode_shape const& shape, machine const& m);
 
 } // namespace bench

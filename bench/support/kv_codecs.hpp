@@ -23,6 +23,8 @@
 #include <butterfly/quant/published/values.hpp>
 #include <butterfly/quant/trellis.hpp>
 
+#include <type_traits>
+
 namespace bench {
 
 namespace bf = butterfly;
@@ -118,6 +120,16 @@ void for_each_kv_codec(F const& f) {
     f(named_codec{"turbo_kv_5b_fast", theirs, published::turbo_kv_5b_fast{}});
     f(named_codec{"v_q4", theirs, published::v_q4{}});
     f(named_codec{"v_q2", theirs, published::v_q2{}});
+}
+
+/// The name of a codec's type: the first in the list.
+template <bf::quant::codec Codec>
+[[nodiscard]] char const* short_name(Codec const&) {
+    char const* found = nullptr;
+    for_each_kv_codec([&]<class Other>(named_codec<Other> const& is) {
+        if (std::is_same_v<Other, Codec> && found == nullptr) found = is.name;
+    });
+    return found;
 }
 
 } // namespace bench

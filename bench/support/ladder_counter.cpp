@@ -48,7 +48,11 @@ private:
     static index_t row_bytes(bf::problem const& p, int i, index_t token) {
         bf::pool_ref const& pool = p.pools[i];
         index_t const weight     = pool.log_weights ? static_cast<index_t>(sizeof(float)) : 0;
-        return visible_keys(p, i, 0, token) * (pool.keys.slot_stride + pool.values.slot_stride + weight);
+        return visible_keys(p, i, 0, token) * (row_bytes(pool.keys) + row_bytes(pool.values) + weight);
+    }
+    /// Rows that are packed in tiles share the bytes of theirs.
+    static index_t row_bytes(bf::storage_ref const& s) {
+        return s.page_shift != 0 && !s.pages ? s.page_stride >> s.page_shift : s.slot_stride;
     }
 
     index_t& bytes_;

@@ -4,8 +4,8 @@
 // One policy type for all backends, so that a program is compiled once and picks its backend at run time.
 //
 // `machine` is a host policy like any other: dense_sdpa(machine, ...), sparse_sdpa(machine, ...), the caches. Behind it
-// stands the policy of one backend, type-erased. Codecs cross by type: a backend knows those of `known_codecs`
-// (codecs.hpp); another one is refused when it is bound, by name.
+// stands the policy of one backend, type-erased. Codecs cross by type: a backend knows those of kv_codecs.hpp
+// and float; another one is refused when it is bound, by name.
 
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/bf16_unit.hpp>

@@ -9,7 +9,7 @@
 
 #include <butterfly/backend/host/cache_ops.hpp>
 
-#include "codecs.hpp"
+#include "kv_codecs.hpp"
 #include "machine.hpp"
 
 #include <utility>
@@ -24,7 +24,18 @@ public:
     [[nodiscard]] std::string name() const override { return policy_.name(); }
     [[nodiscard]] bool available() const override { return policy_.available(); }
     [[nodiscard]] bf::bound_codec bind(std::type_index type, void const* codec) const override {
-        return bind_one_of(known_codecs{}, type, codec);
+        bf::bound_codec bound = nullptr;
+        bool known            = false;
+        auto const ask        = [&]<class Codec>(Codec const&) {
+            if (known || type != typeid(Codec)) return;
+            known = true;
+            bound = ask_bind(policy_, *static_cast<Codec const*>(codec));
+        };
+        ask(bf::quant::raw<float>{});
+        for_each_kv_codec([&](auto const& is) { ask(is.codec); });
+        if (!known)
+            bf::detail::fail<bf::backend_error>(std::string("the table of backends knows no codec ") + type.name());
+        return bound;
     }
     [[nodiscard]] bf::support supports(bf::problem const& p) const override { return ask_supports(policy_, p); }
     [[nodiscard]] std::string explain(bf::problem const& p) const override { return ask_explain(policy_, p); }
@@ -40,16 +51,6 @@ public:
     }
 
 private:
-    template <class... Codecs>
-    bf::bound_codec bind_one_of(codec_list<Codecs...>, std::type_index type, void const* codec) const {
-        bf::bound_codec bound = nullptr;
-        bool const known =
-            ((type == typeid(Codecs) && (bound = ask_bind(policy_, *static_cast<Codecs const*>(codec)), true)) || ...);
-        if (!known)
-            bf::detail::fail<bf::backend_error>(std::string("the table of backends knows no codec ") + type.name());
-        return bound;
-    }
-
     // A policy's functions are found by argument-dependent lookup, which the members' names would hide: hence the
     // using-declarations.
     template <class Codec>

@@ -230,4 +230,11 @@ TEST_CASE("rows of tiles are decoded to the bit", "[backend]") {
     check_tiles<4, 128>();
 }
 
+TEST_CASE("rows of a codec's own format are refused where kernels cannot hold them", "[backend]") {
+    for (index_t const n : {16, 48, 1024}) REQUIRE_NOTHROW(quant::require_head_dim<grouped>(n));
+    for (index_t const n : {0, 8, 24, 1040, 2048})
+        REQUIRE_THROWS_WITH(quant::require_head_dim<grouped>(n), "rows of a row_format: head_dim " + std::to_string(n) +
+                                                                     " is not a multiple of 16 up to 1024");
+}
+
 } // namespace codec_decode

@@ -764,7 +764,7 @@ TEST_CASE("frequencies are powers of a base, and what makes none is refused", "[
     double const wanted[] = {1.0, 0.1, 0.01, 0.001};
     for (std::size_t i = 0; i < 4; ++i) REQUIRE(std::abs(f[i] / wanted[i] - 1.0) < 1e-15);
     for (index_t const dims : {-2, 0, 7}) REQUIRE_THROWS_AS(bf::rope_frequencies(1e4, dims), bf::shape_error);
-    for (double const base : {0.0, -1.0, std::nan("")})
+    for (double const base : {0.0, -1.0, std::numeric_limits<double>::infinity(), std::nan("")})
         REQUIRE_THROWS_AS(bf::rope_frequencies(base, 8), bf::shape_error);
 }
 

@@ -19,6 +19,7 @@
 #include <butterfly/quant/published/mixed.hpp>
 #include <butterfly/quant/published/turbo_kv.hpp>
 #include <butterfly/quant/published/turbo_kv_outliers.hpp>
+#include <butterfly/quant/published/turbo_kv_signs.hpp>
 #include <butterfly/quant/published/uniform.hpp>
 #include <butterfly/quant/published/values.hpp>
 #include <butterfly/quant/trellis.hpp>
@@ -63,7 +64,13 @@ using codecs = std::tuple<quant::int8,
                           quant::published::turbo_kv_3b,
                           quant::published::turbo_kv_4b,
                           quant::published::turbo_kv_4bo,
-                          quant::published::v_q4>;
+                          quant::published::v_q4,
+                          quant::published::turbo_kv_1b,
+                          quant::published::turbo_kv_2b,
+                          quant::published::turbo_kv_3bo,
+                          quant::published::turbo_kv_5b,
+                          quant::published::turbo_kv_5b_fast,
+                          quant::published::v_q2>;
 
 [[noreturn]] void fail(std::string const& codec, char const* what) {
     std::fprintf(stderr, "%s: %s\n", codec.c_str(), what);

@@ -19,6 +19,14 @@ constexpr bool can_be_held = requires {
     typename bq::outliers<Base, Count>;
 };
 
+struct nameless {
+    [[nodiscard]] constexpr bf::index_t row_bytes(bf::index_t n) const noexcept { return n; }
+    void encode(float const*, bf::index_t, std::byte*) const noexcept;
+    void decode(std::byte const*, bf::index_t, float*) const noexcept;
+};
+static_assert(bq::row_codec<bq::outliers<nameless, 2>> && !bq::named<bq::outliers<nameless, 2>>);
+static_assert(bq::named<bq::outliers<bq::int8, 2>>);
+
 /// The places of the largest values, by sorting: ascending.
 std::vector<std::size_t> places_of_largest(test::row_floats const& x, std::size_t count) {
     std::vector<std::size_t> order(x.size());

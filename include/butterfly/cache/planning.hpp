@@ -22,11 +22,11 @@ template <class Pools>
 void add_tokens(
     cache_update& u, Pools const& p, tensor_ref const& k, tensor_ref const& v, index_t tokens, index_t most_sinks) {
     if (index_t const sinks = std::min(most_sinks - tokens, k.shape.tokens); sinks > 0) {
-        u.add({first_tokens(k, sinks), p.sink_k, tokens});
-        u.add({first_tokens(v, sinks), p.sink_v, tokens});
+        u.add(row_store{first_tokens(k, sinks), p.sink_k, tokens});
+        u.add(row_store{first_tokens(v, sinks), p.sink_v, tokens});
     }
-    u.add({k, p.tail_k, tokens});
-    u.add({v, p.tail_v, tokens});
+    u.add(row_store{k, p.tail_k, tokens});
+    u.add(row_store{v, p.tail_v, tokens});
 }
 
 /// Blocks that become due before and after the rows of an append of `step` tokens are stored.

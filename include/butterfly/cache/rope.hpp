@@ -39,12 +39,14 @@ struct rope {
     [[nodiscard]] index_t dims() const noexcept { return 2 * static_cast<index_t>(frequencies.size()); }
 };
 
-/// frequencies[i] = base^(-2i / dims), the usual ones. Throws shape_error unless dims is even and base is positive.
+/// frequencies[i] = base^(-2i / dims), the usual ones. Throws shape_error unless dims is even and base is
+/// positive and finite.
 [[nodiscard]] inline std::vector<double> rope_frequencies(double base, index_t dims) {
     if (dims < 2 || dims % 2 != 0)
         detail::fail<shape_error>("rope_frequencies: dims is " + std::to_string(dims) + ", must be even and positive");
-    if (!(base > 0.0))
-        detail::fail<shape_error>("rope_frequencies: base is " + std::to_string(base) + ", must be positive");
+    if (!(base > 0.0 && std::isfinite(base)))
+        detail::fail<shape_error>("rope_frequencies: base is " + std::to_string(base) +
+                                  ", must be positive and finite");
     std::vector<double> frequencies(static_cast<std::size_t>(dims / 2));
     for (std::size_t i = 0; i < frequencies.size(); ++i)
         frequencies[i] = std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(dims));

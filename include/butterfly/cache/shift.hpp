@@ -105,8 +105,8 @@ void check_turns(mixed_kv_cache<Mix> const& cache, shift_options const& options)
 /// Adds the part of a shift of `count` tokens that all caches have.
 template <class Pools>
 void add_tail(cache_shift& s, Pools const& p, cache_counters const& at, index_t count) noexcept {
-    s.add({.rows = p.tail_k, .first = at.tail_start(), .end = at.tokens(), .by = count, .turns = true});
-    s.add({.rows = p.tail_v, .first = at.tail_start(), .end = at.tokens(), .by = count});
+    s.add(slot_move{.rows = p.tail_k, .first = at.tail_start(), .end = at.tokens(), .by = count, .turns = true});
+    s.add(slot_move{.rows = p.tail_v, .first = at.tail_start(), .end = at.tokens(), .by = count});
 }
 
 /// Floats of a cache, one a slot, as a storage that moves.
@@ -123,15 +123,15 @@ plan_shift(Policy const& policy, compressed_kv_cache<Mix, Pooling> const& cache,
     index_t const blocks = cache.summaries();
     cache_shift s{.positions = count, .rope = turn};
     add_tail(s, p, cache.counters(), count);
-    s.add({.rows = p.summary_k, .first = first, .end = blocks, .by = count / bs, .turns = true});
-    s.add({.rows = p.summary_v, .first = first, .end = blocks, .by = count / bs});
+    s.add(slot_move{.rows = p.summary_k, .first = first, .end = blocks, .by = count / bs, .turns = true});
+    s.add(slot_move{.rows = p.summary_v, .first = first, .end = blocks, .by = count / bs});
     if (p.log_weights)
-        s.add({.rows = weights(p.log_weights, blocks, 0), .first = first, .end = blocks, .by = count / bs});
+        s.add(slot_move{.rows = weights(p.log_weights, blocks, 0), .first = first, .end = blocks, .by = count / bs});
     if (p.token_weights)
-        s.add({.rows  = weights(p.token_weights, cache.tokens(), p.tail_k.ring),
-               .first = cache.tail_start(),
-               .end   = cache.tokens(),
-               .by    = count});
+        s.add(slot_move{.rows  = weights(p.token_weights, cache.tokens(), p.tail_k.ring),
+                        .first = cache.tail_start(),
+                        .end   = cache.tokens(),
+                        .by    = count});
     return s;
 }
 
@@ -142,8 +142,8 @@ plan_shift(Policy const& policy, mixed_kv_cache<Mix> const& cache, index_t count
     index_t const first = staying(cache.config()) + count;
     cache_shift s{.positions = count, .rope = turn};
     add_tail(s, p, cache.counters(), count);
-    s.add({.rows = p.middle_k, .first = first, .end = cache.packed(), .by = count, .turns = true});
-    s.add({.rows = p.middle_v, .first = first, .end = cache.packed(), .by = count});
+    s.add(slot_move{.rows = p.middle_k, .first = first, .end = cache.packed(), .by = count, .turns = true});
+    s.add(slot_move{.rows = p.middle_v, .first = first, .end = cache.packed(), .by = count});
     return s;
 }
 

@@ -46,7 +46,8 @@ using file_handle = std::unique_ptr<std::FILE, file_closer>;
 }
 
 /// A file written to `path`.part and renamed by commit(); without it nothing is left. It has the permissions of a new
-/// file. Where `path` is a link, what it points to is replaced. Throws format_error, beginning with `who`: where there
+/// file. Where `path` is a link, what it points to is replaced. What a machine that loses its power keeps is the file
+/// system's affair: nothing waits for the disk. Throws format_error, beginning with `who`: where there
 /// is a `path`.part already, where `path` is there and no regular file or a link to nothing, and with the system's
 /// words where it fails.
 class replacement_file {
@@ -55,7 +56,9 @@ public:
         follow();
         part_ = path_ + ".part";
         file_.reset(std::fopen(part_.c_str(), "wbx"));
-        if (file_ == nullptr) bad(part_, std::strerror(errno));
+        if (file_ == nullptr)
+            bad(part_, errno == EEXIST ? "it is there: another is writing it, or was cut off and it may be removed"
+                                       : std::strerror(errno));
     }
 
     replacement_file(replacement_file const&)            = delete;

@@ -11,6 +11,7 @@
 
 #include <butterfly/core/half.hpp>
 #include <butterfly/core/index.hpp>
+#include <butterfly/quant/row_length.hpp>
 
 #include <concepts>
 #include <cstddef>
@@ -119,10 +120,12 @@ template <decoder C>
         return nullptr;
 }
 
-/// Throws shape_error where a codec cannot pack rows of head_dim values, with its rule; codecs without one take any.
+/// Throws shape_error where a codec cannot pack rows of head_dim values, with its rule; codecs without one take any,
+/// and those whose rows are said by a row_format what kernels hold of such rows.
 template <decoder C>
 void require_head_dim([[maybe_unused]] index_t head_dim) {
     if constexpr (requires { C::require(head_dim); }) C::require(head_dim);
+    if constexpr (formatted<C>) detail::require_row_step("rows of a row_format", head_dim, longest_row);
 }
 
 /// Elements as they are: float, float16 or bfloat16. Writing rounds to nearest even.

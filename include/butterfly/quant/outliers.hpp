@@ -33,7 +33,7 @@ struct outliers {
     Base base{};
 
     /// "affine<2, 64> and 4 outliers".
-    [[nodiscard]] std::string name() const {
+    [[nodiscard]] std::string name() const requires named<Base> {
         return std::string(base.name()) + " and " + std::to_string(Count) + " outliers";
     }
 

@@ -26,20 +26,17 @@
 #include <butterfly/core/half.hpp>
 #include <butterfly/core/index.hpp>
 #include <butterfly/quant/rotation.hpp>
+#include <butterfly/quant/row_length.hpp>
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <string>
 
 namespace butterfly::quant {
 
 /// How codes are packed.
 enum class packing : std::uint8_t { bits2, bits3, bits4, bits5, bits8, base6 };
-
-/// Rows are of a multiple of this many values, up to longest_row: what is held of one stands on the stack.
-inline constexpr index_t row_step = 16, longest_row = 1024;
 
 /// What rows of a codec look like.
 struct row_format {
@@ -203,14 +200,6 @@ decode_in_basis(row_format const& f, std::byte const* row, index_t n, float* out
 BUTTERFLY_HOST_DEVICE inline void decode(row_format const& f, std::byte const* row, index_t n, float* out) noexcept {
     decode_in_basis(f, row, n, out);
     if (f.rotated) rotation{f.seed}.inverse(out, n);
-}
-
-/// Throws shape_error where rows of head_dim values cannot be packed. `longest`: 0 for rows of any length.
-inline void require_row_step(char const* codec, index_t head_dim, index_t longest = 0) {
-    if (head_dim < row_step || head_dim % row_step != 0 || (longest != 0 && head_dim > longest))
-        butterfly::detail::fail<shape_error>(std::string(codec) + ": head_dim " + std::to_string(head_dim) +
-                                             " is not a multiple of " + std::to_string(row_step) +
-                                             (longest != 0 ? " up to " + std::to_string(longest) : ""));
 }
 
 } // namespace detail
