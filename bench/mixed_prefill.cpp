@@ -9,7 +9,8 @@
 //
 //   share = append / (append + attend)                  what packing takes at most
 //
-// of one layer, on the SIMD backend for the build's flags.
+// of one layer, on the SIMD backend for the build's flags. Mixes take turns, round by round; figures are medians of the
+// rounds, and of the share the least and the most besides.
 
 #include <butterfly/backend/simd.hpp>
 #include <butterfly/cache/mixed_attend.hpp>
@@ -22,6 +23,8 @@
 #include "usage.hpp"
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <thread>
 
 namespace bf = butterfly;
@@ -34,7 +37,7 @@ struct settings {
     std::string tokens = "32k";
     std::vector<std::string> mixes{};
     index_t heads = 8, kv_heads = 2, head_dim = 256, step = 512, attended = 4;
-    int threads = 0;
+    int threads = 0, rounds = 1;
     std::string json_path;
 };
 
@@ -53,6 +56,9 @@ void add_options(CLI::App& app, settings& s) {
     size("--head-dim", s.head_dim, "columns of a head");
     size("--step", s.step, "tokens of one append");
     size("--attended", s.attended, "steps whose attention is timed, two at least");
+    app.add_option("--rounds", s.rounds, "times that every mix is run")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
     app.add_option("--threads", s.threads, "threads; 0: the machine's cores")
         ->check(CLI::Range(0, 4096))
         ->capture_default_str();
@@ -60,9 +66,19 @@ void add_options(CLI::App& app, settings& s) {
         ->type_name("FILE");
 }
 
+/// Seconds of all steps.
 struct times {
-    double append = 0, attend = 0; // seconds of all steps
+    double append = 0, attend = 0;
+    [[nodiscard]] double share() const { return append / (append + attend); }
 };
+
+/// A part of every round's times.
+template <class F>
+std::vector<double> of_rounds(std::vector<times> const& rounds, F const& part) {
+    std::vector<double> all;
+    for (times const& t : rounds) all.push_back(std::invoke(part, t));
+    return all;
+}
 
 /// Rows of a prompt that repeat: packing and attention take as long whatever the rows say.
 struct prompt {
@@ -140,20 +156,30 @@ void run(settings const& s, json document) {
         text,
         "One layer, {} tokens in steps of {}: heads {}/{}, head_dim {}; {}, {} threads. Seconds of all steps.\n\n",
         tokens, s.step, s.heads, s.kv_heads, s.head_dim, bf::backend::simd<>::name(), cores);
-    bench::text_table table({"mix", "append", "attend", "share"});
+    std::map<std::string, std::vector<times>> found;
+    {
+        bench::progress bar(static_cast<double>(s.rounds * tokens / s.step) * static_cast<double>(count));
+        for (int round = 0; round < s.rounds; ++round)
+            bench::for_each_mixed_mix([&](auto const& m) {
+                if (!asked(m.name)) return;
+                bar.label(m.name);
+                found[m.name].push_back(run_mix(m.mix, m.sizes, s, tokens, in, threads, bar));
+            });
+    }
+    bench::text_table table({"mix", "append", "attend", "share", "least", "most"});
     document["tokens"] = tokens;
     document["step"]   = s.step;
     document["mixes"]  = json::array();
-    bench::progress bar(static_cast<double>(count * static_cast<std::size_t>(tokens / s.step)));
     bench::for_each_mixed_mix([&](auto const& m) {
         if (!asked(m.name)) return;
-        bar.label(m.name);
-        times const t      = run_mix(m.mix, m.sizes, s, tokens, in, threads, bar);
-        double const share = t.append / (t.append + t.attend);
-        table.add({m.name, bench::three_digits(t.append), bench::three_digits(t.attend),
-                   fmt::format("{:.2f} %", 100 * share)});
+        auto const append = of_rounds(found[m.name], &times::append), attend = of_rounds(found[m.name], &times::attend);
+        auto const share       = of_rounds(found[m.name], &times::share);
+        auto const [low, high] = std::ranges::minmax(share);
+        auto const percent     = [](double x) { return fmt::format("{:.2f} %", 100 * x); };
+        table.add({m.name, bench::three_digits(bench::median(append)), bench::three_digits(bench::median(attend)),
+                   percent(bench::median(share)), percent(low), percent(high)});
         document["mixes"].push_back(
-            {{"name", m.name}, {"append_seconds", t.append}, {"attend_seconds", t.attend}, {"share", share}});
+            {{"name", m.name}, {"append_seconds", append}, {"attend_seconds", attend}, {"share", share}});
     });
     table.print(text);
     fmt::print(text, "\nattend: from {} steps, by the line through them. share: append / (append + attend).\n",

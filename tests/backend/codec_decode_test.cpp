@@ -7,6 +7,7 @@
 #include <butterfly/quant/affine.hpp>
 #include <butterfly/quant/affine_channels.hpp>
 #include <butterfly/quant/lloyd_max.hpp>
+#include <butterfly/quant/outliers.hpp>
 #include <butterfly/quant/trellis.hpp>
 #include <butterfly/testing/problem.hpp>
 
@@ -99,6 +100,8 @@ template <class Codec>
         return {n, 4};
     else if constexpr (quant::formatted<Codec>)
         return {codec.format().groups(n), codec.format().zeros ? 4 : 2};
+    else if constexpr (requires { codec.base; })
+        return scales_of(codec.base, n);
     else
         return {1, 2};
 }
@@ -114,7 +117,11 @@ void check(Codec const& codec, std::vector<std::byte const*> const& rows, index_
     auto const* ops  = static_cast<bf::backend::on_host::codec_ops const*>(bound.ops);
     bool const own =
         ops->decode == &bf::backend::on_host::decode_rows<Codec> || ops->decode == &bf::backend::vec::decode_format;
-    REQUIRE(own != (vectors && !std::is_void_v<bf::backend::vec::byte_vectors<Isa>>));
+    bool const by_vectors = vectors && !std::is_void_v<bf::backend::vec::byte_vectors<Isa>>;
+    if constexpr (requires { codec.base; }) // outliers: by their base's leaf, whatever that is
+        REQUIRE(own != vectors);
+    else
+        REQUIRE(own != by_vectors);
     index_t const stride = n + 3, count = static_cast<index_t>(rows.size());
     std::vector<float> got(static_cast<std::size_t>(count * stride), 77.0F), want(static_cast<std::size_t>(n));
     ops->decode(&codec, rows.data(), static_cast<int>(count), n, got.data(), stride);
@@ -213,6 +220,13 @@ TEST_CASE("rows in groups are decoded to the bit", "[backend]") {
 
 TEST_CASE("rows of six levels are decoded to the bit", "[backend]") {
     check_rows(quant::lloyd_max<6>(5));
+}
+
+TEST_CASE("rows with outliers are decoded to the bit", "[backend]") {
+    check_rows(quant::outliers<quant::affine<4, 64>, 4>{});
+    check_rows(quant::outliers<quant::affine<2, 32>, 7>{});
+    check_rows(quant::outliers<quant::lloyd_max<16>, 1>{quant::lloyd_max<16>(5)});
+    check_rows(quant::outliers<quant::raw<float>, 4>{}, false);
 }
 
 TEST_CASE("rows of trellis codes are decoded to the bit", "[backend]") {

@@ -3,6 +3,7 @@
 #include <butterfly/backend/scalar.hpp>
 #include <butterfly/cache/attend.hpp>
 #include <butterfly/cache/compressed_kv_cache.hpp>
+#include <butterfly/quant/affine.hpp>
 #include <butterfly/sdpa/dense_sdpa.hpp>
 #include <butterfly/topology/window.hpp>
 
@@ -159,6 +160,7 @@ TEST_CASE("tables know the codecs that have a leaf", "[backend]") {
         REQUIRE(decodes(bf::quant::trellis<2>{}));
         REQUIRE(decodes(bf::quant::trellis<3>{}));
         REQUIRE(decodes(bf::quant::trellis<4>{}));
+        REQUIRE(decodes(bf::quant::outliers<bf::quant::affine<4, 64>, 4>{}));
         REQUIRE(decodes(bf::quant::affine_channels<2, 32>{}));
         REQUIRE(decodes(bf::quant::affine_channels<3, 32>{}));
         REQUIRE(decodes(bf::quant::affine_channels<4, 32>{}));

@@ -18,6 +18,7 @@
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>
 #include <butterfly/quant/affine_channels.hpp>
+#include <butterfly/quant/outliers.hpp>
 #include <butterfly/quant/trellis.hpp>
 
 #include <array>
@@ -109,6 +110,24 @@ template <int Bits, int Tokens>
     kernel_table const* const k = policy.kernels();
     if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::affine_channels<Bits, Tokens>>, "host"};
     return {k->affine_channels_ops(Bits, Tokens), k->name};
+}
+
+/// Outliers over rows that are said by a format: those rows by the kernels' functions. Any kernels that run here will
+/// do, since all decode to the same bits.
+template <quant::formatted Base, int Count>
+void decode_outliers(
+    void const* codec, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
+    auto const& c           = *static_cast<quant::outliers<Base, Count> const*>(codec);
+    auto const* const inner = host{}.kernels()->packed_ops(quant::format_of(c.base), bf16_unit::fma);
+    static_cast<on_host::codec_ops const*>(inner)->decode(&c.base, rows, count, n, out, stride);
+    for (int j = 0; j < count; ++j) c.restore(rows[j], n, out + j * stride);
+}
+template <quant::formatted Base, int Count>
+[[nodiscard]] bound_codec bind_codec(host const& policy, quant::outliers<Base, Count> const&) noexcept {
+    static constexpr vec::simd_codec_ops ops{{&decode_outliers<Base, Count>}, nullptr, nullptr};
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::outliers<Base, Count>>, "host"};
+    return {&ops, k->name};
 }
 
 [[nodiscard]] inline support supports(host const& policy, problem const& p) {

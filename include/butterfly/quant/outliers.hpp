@@ -51,6 +51,11 @@ struct outliers {
 
     BUTTERFLY_HOST_DEVICE void decode(std::byte const* row, index_t head_dim, float* out) const noexcept {
         base.decode(row, head_dim, out);
+        restore(row, head_dim, out);
+    }
+
+    /// Writes a row's outliers over what Base decodes: for leaves that decode rows of Base in a way of their own.
+    BUTTERFLY_HOST_DEVICE void restore(std::byte const* row, index_t head_dim, float* out) const noexcept {
         std::byte const* at = row + base.row_bytes(head_dim);
         for (int i = 0; i < Count; ++i, at += 4) {
             std::uint16_t index = 0;
