@@ -47,7 +47,7 @@ inline constexpr int most_clipped = Bits == 2   ? 14
                                     : Bits == 4 ? 6
                                                 : 0;
 
-/// Chooses grids for groups of up to longest_row values, and their codes.
+/// Chooses grids for groups of up to longest_row values, a multiple of 16, and their codes.
 template <int Bits>
 class grid_fit {
 public:
@@ -71,15 +71,16 @@ public:
         auto const middle = static_cast<float>(0.5 * (double{low} + double{high}));
         float apart[longest_row];
         for (index_t i = 0; i < n; ++i) apart[i] = x[i] - middle;
-        std::int16_t whole[longest_row];
+        values_on_grid v;
         float const reach = largest(apart, n);
-        int const unit    = to_whole(apart, n, reach > 0.0F ? exponent_of(reach) : exponent_of(top), whole);
+        int const unit    = to_whole(apart, n, reach > 0.0F ? exponent_of(reach) : exponent_of(top), v.whole);
         double const one  = std::ldexp(1.0, unit);
+        for (index_t i = 0; i < n; ++i) v.x[i] = v.whole[i];
         line best{};
         double least = std::numeric_limits<double>::infinity();
         for (int clip = 0; clip <= most_clipped<Bits>; clip += 2) {
-            line const fitted  = fit(whole, n, static_cast<double>(reach) / one * (1.0 - clip / 32.0));
-            double const error = error_of(fitted, whole, n);
+            line const fitted  = fit(v, n, static_cast<double>(reach) / one * (1.0 - clip / 32.0));
+            double const error = error_of(fitted, v, n);
             if (error < least) {
                 least = error;
                 best  = fitted;
@@ -109,40 +110,55 @@ private:
         float step;
     };
 
-    [[nodiscard]] BUTTERFLY_HOST_DEVICE static int nearest(line const& l, double x) noexcept {
-        double const at = (x - l.offset) / l.step + 0.5;
-        return static_cast<int>(at < 0.0 ? 0.0 : at > top_code ? double{top_code} : at);
+    /// Values in whole numbers, and room for their codes on a line. Plain loops over arrays, for compilers to
+    /// vectorise.
+    struct values_on_grid {
+        std::int16_t whole[longest_row];
+        double x[longest_row]; // the same
+        std::int32_t code[longest_row];
+    };
+
+    BUTTERFLY_HOST_DEVICE static void find_codes(line const& l, values_on_grid& v, index_t n) noexcept {
+        double const offset = l.offset, step = static_cast<double>(l.step), top = top_code;
+        for (index_t i = 0; i < n; ++i) {
+            double const at    = (v.x[i] - offset) / step + 0.5;
+            double const above = at < 0.0 ? 0.0 : at;
+            v.code[i]          = static_cast<std::int32_t>(above > top ? top : above);
+        }
     }
 
     /// The least-squares line through the codes that the grid over [-reach, reach] gives.
-    [[nodiscard]] BUTTERFLY_HOST_DEVICE static line fit(std::int16_t const* x, index_t n, double reach) noexcept {
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE static line fit(values_on_grid& v, index_t n, double reach) noexcept {
         line const even{-reach, reach > 0.0 ? static_cast<float>(2.0 * reach / top_code) : 1.0F};
-        std::int64_t sum_c = 0, sum_cc = 0, sum_x = 0, sum_xc = 0;
+        find_codes(even, v, n);
+        std::int32_t sum_c = 0, sum_cc = 0, sum_x = 0, sum_xc = 0; // below 2^31: 2^13 * 255 * longest_row
         for (index_t i = 0; i < n; ++i) {
-            int const c = nearest(even, x[i]);
-            sum_c += c;
-            sum_cc += c * c;
-            sum_x += x[i];
-            sum_xc += std::int32_t{x[i]} * c;
+            sum_c += v.code[i];
+            sum_cc += v.code[i] * v.code[i];
+            sum_x += v.whole[i];
+            sum_xc += v.whole[i] * v.code[i];
         }
-        auto const count      = static_cast<std::int64_t>(n);
-        std::int64_t const of = count * sum_cc - sum_c * sum_c;
+        auto const count = static_cast<std::int64_t>(n);
+        std::int64_t const c{sum_c}, cc{sum_cc}, x{sum_x}, xc{sum_xc}, of = count * cc - c * c;
         if (of == 0) return even; // one code
-        auto const step =
-            static_cast<float>(static_cast<double>(count * sum_xc - sum_x * sum_c) / static_cast<double>(of));
+        auto const step = static_cast<float>(static_cast<double>(count * xc - x * c) / static_cast<double>(of));
         if (!(step > 0.0F)) return even;
-        std::int64_t const rest = sum_x * sum_cc - sum_c * sum_xc;
-        return {static_cast<double>(rest) / static_cast<double>(of), step};
+        return {static_cast<double>(x * cc - c * xc) / static_cast<double>(of), step};
     }
 
-    [[nodiscard]] BUTTERFLY_HOST_DEVICE static double
-    error_of(line const& l, std::int16_t const* x, index_t n) noexcept {
+    /// Squares of what values are from a line; n is a multiple of 16.
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE static double error_of(line const& l, values_on_grid& v, index_t n) noexcept {
+        find_codes(l, v, n);
+        constexpr index_t lanes = 8;
+        double const offset = l.offset, step = static_cast<double>(l.step);
+        double part[lanes] = {};
+        for (index_t i = 0; i < n; i += lanes)
+            for (index_t j = 0; j < lanes; ++j) {
+                auto const off = static_cast<float>(v.x[i + j] - offset - v.code[i + j] * step);
+                part[j] += double{off} * off;
+            }
         double error = 0.0;
-        for (index_t i = 0; i < n; ++i) {
-            double const c = nearest(l, x[i]);
-            auto const off = static_cast<float>(x[i] - l.offset - c * l.step);
-            error += double{off} * off;
-        }
+        for (double const p : part) error += p;
         return error;
     }
 };
