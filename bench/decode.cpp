@@ -4,13 +4,13 @@
 // mixed-precision one, beside what the machine allows.
 //
 // In turns, in one process and on the same threads: the call, and plain reads in several patterns: of the very keys and
-// values (dense), of as many bytes (caches). The floor of a call is the larger of its bytes at the best of those
-// reads and its flops at the best rate of the unit that multiplies them, both bests of the run; `of floor` is that
-// floor over the call's median. Threads read and multiply for 200 us before they meet: a floor does not hold their
-// waking. Rows of codes are multiplied by bytes, whose rate is not measured: their floor is their bytes. What fits in a
-// cache is read from that cache by both. Flops are 4 * head_dim for each key that a query head
-// sees. Which unit multiplies is asked of the backend: `class` is the kernel class that serves the call, and a call of
-// many rows is the tile class's.
+// values (dense), of the cache (mixed), of as many bytes (compressed). The floor of a call is the larger of its bytes
+// at the best of those reads and its flops at the best rate of the unit that multiplies them, both bests of the run;
+// `of floor` is that floor over the call's median. Threads read and multiply for 200 us before they meet: a floor does
+// not hold their waking. Rows of codes are multiplied by bytes, whose rate is not measured: their floor is their bytes.
+// What fits in a cache is read from that cache by both. Flops are 4 * head_dim for each key that a query head sees.
+// Which unit multiplies is asked of the backend: `class` is the kernel class that serves the call, and a call of many
+// rows is the tile class's.
 
 #include <butterfly/backend/simd/cpu.hpp>
 

@@ -46,19 +46,20 @@ def geometric(values):
 
 
 def key_points(layers):
-    """(family, name, bits of a value, KL) of one layer's codecs; geometric means over the inputs."""
+    """(family, name, bytes of a key, KL) of one layer's codecs; geometric means over the inputs."""
     points = []
     for same in zip(*(layer["codecs"] for layer in layers)):
         first = same[0]
         if "keys" not in first or first["origin"] == "raw" or first["codec"].endswith("_unbiased"):
             continue
         family = family_of(first["codec"], first["origin"])
-        points.append((family, first["codec"], first["keys"]["bytes_of_128"] / 16,
+        points.append((family, first["codec"], first["keys"]["bytes_of_128"] * layers[0]["head_dim"] / 128,
                        geometric([codec["keys"]["plain"]["kl"] for codec in same])))
     return points
 
 
 def pair_points(layers):
+    """(family, name, bytes of a key and a value, error of the output), likewise."""
     points = []
     for same in zip(*(layer["pairs"] for layer in layers)):
         first = same[0]
@@ -67,7 +68,8 @@ def pair_points(layers):
         family = {"published": "published", "ggml": "ggml", "KIVI": "channels"}.get(first["group"], "rotated")
         if first["keys"].startswith("trellis"):
             family = "trellis"
-        points.append((family, first["pair"], first["bytes_of_128"] / 32, geometric([p["flat"]["error"] for p in same])))
+        points.append((family, first["pair"], first["bytes_of_128"] * layers[0]["head_dim"] / 128,
+                       geometric([p["flat"]["error"] for p in same])))
     return points
 
 
@@ -112,7 +114,8 @@ def place_labels(axes, labels, points):
             note.remove()
 
 
-def draw_panel(axes, points, ours):
+def draw_panel(axes, points, ours, values):
+    """`values`: of a token, one head: head_dim of keys, or twice that."""
     axes.set_yscale("log")
     axes.set_xscale("log", base=2)
     for family, (color, marker, size, _) in FAMILIES.items():
@@ -122,10 +125,10 @@ def draw_panel(axes, points, ours):
                          linewidths=0.6, edgecolors="white")
     line = front([(x, y) for f, _, x, y in points if f in ours])
     axes.plot([x for x, _ in line], [y for _, y in line], color=FAMILIES["rotated"][0], linewidth=1.1, zorder=3)
-    axes.set_xlim(1.4, 11.5)
+    axes.set_xlim(1.4 * values / 8, 11.5 * values / 8)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticks([1.5, 2, 3, 4, 5, 6, 8, 10])
+    axes.set_xticks([bits * values / 8 for bits in (1.5, 2, 3, 4, 5, 6, 8, 10)])
     axes.minorticks_off()
     axes.grid(color="#ececec", linewidth=0.7, zorder=0)
     axes.tick_params(length=0, colors=FAINT, labelsize=8.5)
@@ -145,11 +148,12 @@ def draw(data, _):
     figure.subplots_adjust(left=0.9 / (1.2 + 4.4 * len(columns)), right=0.985, top=0.86, bottom=0.115, wspace=0.17,
                            hspace=0.3)
     for top, bottom, layers in zip(grid[0], grid[1], columns):
-        draw_panel(top, key_points(layers), ("rotated", "trellis"))
-        draw_panel(bottom, pair_points(layers), ("rotated", "trellis"))
+        head_dim = layers[0]["head_dim"]
+        draw_panel(top, key_points(layers), ("rotated", "trellis"), head_dim)
+        draw_panel(bottom, pair_points(layers), ("rotated", "trellis"), 2 * head_dim)
         top.set_title(layers[0]["layer"], loc="left", fontsize=12, fontweight="bold", color=INK)
-        top.set_xlabel("bits of a value of keys", fontsize=8.5, color=FAINT)
-        bottom.set_xlabel("bits of a value, keys and values together", fontsize=8.5, color=FAINT)
+        top.set_xlabel("bytes of a token and KV head: its key", fontsize=8.5, color=FAINT)
+        bottom.set_xlabel("bytes of a token and KV head: key and value", fontsize=8.5, color=FAINT)
     grid[0][0].set_ylabel("keys packed: KL of the softmax, nats", fontsize=9.5, color=INK)
     grid[1][0].set_ylabel("both packed: error of the output", fontsize=9.5, color=INK)
     figure.text(0.02, 0.955, "What packed keys and values cost", fontsize=17, fontweight="bold", color=INK)

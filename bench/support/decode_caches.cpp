@@ -64,12 +64,13 @@ private:
     read_pages read_{};
 };
 
-/// The mixed-precision cache.
+/// The mixed-precision cache. It reads nearly all of its memory, which is what plain reads get.
 template <class Mix>
 class mixed_tokens {
 public:
     mixed_tokens(decode_shape const& s, machine const& m, named_mix<Mix> const& is)
-        : cache_(config_of(s, is.sizes), is.mix) {
+        : memory_(cache_type::required_bytes(config_of(s, is.sizes), is.mix)),
+          cache_(config_of(s, is.sizes), bf::memory_ref(memory_.pages().data()), std::ssize(memory_.pages()), is.mix) {
         append_all(m, cache_, s, step);
     }
 
@@ -79,9 +80,10 @@ public:
         auto const bound = bf::make_problem(policy, q, cache_, out);
         f(bound.problem());
     }
-    [[nodiscard]] std::span<std::byte const> pages(index_t bytes) { return read_.of(bytes); }
+    [[nodiscard]] std::span<std::byte const> pages(index_t) { return memory_.pages(); }
 
 private:
+    using cache_type              = bf::mixed_kv_cache<Mix>;
     static constexpr index_t step = 512;
 
     [[nodiscard]] static bf::mixed_cache_config config_of(decode_shape const& s, mix_sizes const& sizes) {
@@ -90,8 +92,8 @@ private:
         return config;
     }
 
-    bf::mixed_kv_cache<Mix> cache_;
-    read_pages read_{};
+    page_memory memory_;
+    cache_type cache_;
 };
 
 /// The codecs that a whole compressed cache is kept by.

@@ -37,7 +37,8 @@ public:
     [[nodiscard]] virtual index_t edges() = 0;
     /// Bytes of the keys, values and weights that the last query token sees, those of a head of keys once.
     [[nodiscard]] virtual index_t bytes() = 0;
-    /// Whole pages for plain reads: the keys and values of dense, memory of as many bytes for a cache.
+    /// Whole pages for plain reads: the keys and values of dense, the memory of the mixed-precision cache, other memory
+    /// of as many bytes for the compressed one.
     [[nodiscard]] virtual std::span<std::byte const> pages() = 0;
 };
 
