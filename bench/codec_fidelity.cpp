@@ -106,7 +106,9 @@ std::vector<input> read_inputs(settings const& s) {
             if (wanted.empty() || std::ranges::find(wanted, layer.number) != wanted.end())
                 one.layers.push_back({fmt::format("layer {}", layer.number),
                                       {std::move(layer.q), std::move(layer.k), std::move(layer.v), path}});
-        if (one.layers.empty()) throw usage_error("--layers {}: {} has none of them", s.layers, path);
+        for (index_t const layer : wanted)
+            if (std::ranges::find(one.layers, fmt::format("layer {}", layer), &layer_input::name) == one.layers.end())
+                throw usage_error("--layers {}: {} has no layer {}", s.layers, path, layer);
         all.push_back(std::move(one));
     }
     return all;

@@ -84,8 +84,8 @@ std::vector<bench::row_set> read_rows(settings& s) {
     }
     if (s.head_dim == 0) s.head_dim = 128;
     s.vectors = bf::detail::round_up(s.vectors, index_t{128});
-    // Three kinds of rows, a query for each, and what they become.
-    double const bytes = 8.0 * static_cast<double>(s.vectors * s.head_dim) * sizeof(float);
+    // Four kinds of rows, a query for each, and what they become.
+    double const bytes = 10.0 * static_cast<double>(s.vectors * s.head_dim) * sizeof(float);
     if (auto const room = bench::available_memory(); room && bytes > static_cast<double>(*room))
         throw bench::usage_error("--vectors {}: about {} GB of memory are needed, {} GB are available", s.vectors,
                                  bench::three_digits(bytes / 1e9),
@@ -118,11 +118,11 @@ std::string number(double x) {
 }
 
 std::vector<std::string> header_of(settings const& s) {
-    std::vector<std::string> header{"codec", "B/128", "bits", "nmse", "dB", "Lloyd-Max", "large", "around 1"};
+    std::vector<std::string> header{"codec", "B/128", "bits", "nmse", "dB", "Lloyd-Max", "large", "around 1", "tails"};
     if (!s.qkv.empty()) header.insert(header.end(), {"keys", "values"});
     header.insert(header.end(), {"slope", "rms"});
     if (!s.qkv.empty()) header.insert(header.end(), {"k slope", "k rms"});
-    if (!s.no_timing) header.insert(header.end(), {"encode", "decode", "attend", "Mkeys/s", "error", "unit"});
+    if (!s.no_timing) header.insert(header.end(), {"encode", "decode", "score", "attend", "Mkeys/s", "error", "unit"});
     return header;
 }
 
@@ -142,11 +142,12 @@ void add_to(bench::text_table& table, settings const& s, line const& l) {
         row.push_back(of.rows == 0 ? "-" : fmt::format("{:.4f}", of.rms));
     };
     scores(gauss);
-    if (!s.qkv.empty()) scores(l.losses[3]);
+    if (!s.qkv.empty()) scores(l.losses[4]);
     if (!s.no_timing) {
         double const step = bench::median(l.speed.attend);
         row.push_back(bench::three_digits(bench::median(l.speed.encode) * 1e-9));
         row.push_back(bench::three_digits(bench::median(l.speed.decode) * 1e-9));
+        row.push_back(l.speed.score.empty() ? "-" : bench::three_digits(bench::median(l.speed.score) * 1e-9));
         row.push_back(bench::three_digits(static_cast<double>(l.speed.read) / step * 1e-9));
         row.push_back(bench::three_digits(static_cast<double>(l.speed.tokens) / step * 1e-6));
         row.push_back(fmt::format("{:.4f}", l.speed.attend_error));
@@ -179,18 +180,20 @@ json to_json(line const& l, settings const& s, std::vector<bench::row_set> const
         to["score_rms"]   = loss.rms;
     }
     if (s.no_timing) return out;
-    double const step = bench::median(l.speed.attend);
-    out["speed"]      = {{"encode_bytes_per_second", bench::median(l.speed.encode)},
-                         {"encode_spread", bench::spread(l.speed.encode)},
-                         {"decode_bytes_per_second", bench::median(l.speed.decode)},
-                         {"decode_spread", bench::spread(l.speed.decode)},
-                         {"attend_seconds", step},
-                         {"attend_spread", bench::spread(l.speed.attend)},
-                         {"attend_keys", l.speed.tokens},
-                         {"attend_bytes", l.speed.read},
-                         {"attend_bytes_per_second", static_cast<double>(l.speed.read) / step},
-                         {"attend_keys_per_second", static_cast<double>(l.speed.tokens) / step},
-                         {"attend_error", l.speed.attend_error}};
+    auto const& scored = l.speed.score;
+    double const step  = bench::median(l.speed.attend);
+    out["speed"]       = {{"encode_bytes_per_second", bench::median(l.speed.encode)},
+                          {"encode_spread", bench::spread(l.speed.encode)},
+                          {"decode_bytes_per_second", bench::median(l.speed.decode)},
+                          {"decode_spread", bench::spread(l.speed.decode)},
+                          {"score_bytes_per_second", scored.empty() ? json(nullptr) : json(bench::median(scored))},
+                          {"attend_seconds", step},
+                          {"attend_spread", bench::spread(l.speed.attend)},
+                          {"attend_keys", l.speed.tokens},
+                          {"attend_bytes", l.speed.read},
+                          {"attend_bytes_per_second", static_cast<double>(l.speed.read) / step},
+                          {"attend_keys_per_second", static_cast<double>(l.speed.tokens) / step},
+                          {"attend_error", l.speed.attend_error}};
     return out;
 }
 
@@ -206,16 +209,19 @@ line measure(bench::quantizer const& codec, settings const& s, std::vector<bench
 void explain(std::FILE* text, settings const& s) {
     fmt::print(text,
                "\nnmse, dB above D(R), Lloyd-Max of the nearest whole bits: of rows of N(0, 1). large: eight channels "
-               "times 8.\naround 1: 1 + 0.1 N(0, 1), rows of nearly one direction. slope: of scores with decoded keys "
-               "over true ones; rms: their\nerror in units of |q| |k| / sqrt(head_dim).\n");
+               "times 8.\naround 1: 1 + 0.1 N(0, 1), rows of nearly one direction. tails: Student's t, four degrees "
+               "of freedom. slope: of\nscores with decoded keys over true ones; rms: their error in units of |q| |k| "
+               "/ sqrt(head_dim).\n");
     if (!s.qkv.empty())
         fmt::print(text, "keys, values, k slope, k rms: of {}, layer {}, whole tiles of tokens.\n", s.qkv, s.layer);
     if (!s.no_timing)
-        fmt::print(text,
-                   "encode, decode: GB/s of f32 values, one thread. attend: a step of {} query heads over {} keys and "
-                   "values of one head;\nGB/s of packed bytes, keys per second, and how far its output is from that "
-                   "over decoded rows.\n",
-                   bench::quantizer_heads, s.vectors);
+        fmt::print(
+            text,
+            "encode, decode: GB/s of f32 values, one thread. score: of {0} query heads with packed keys, GB/s of "
+            "those; - where\nrows are decoded first. attend: a step of {0} query heads over {1} keys and "
+            "values of one head;\nGB/s of packed bytes, keys per second, and how far its output is from that "
+            "over decoded rows.\n",
+            bench::quantizer_heads, s.vectors);
 }
 
 void run(settings s, quantizer_list const& all, json document) {

@@ -101,6 +101,7 @@ void for_each_kv_codec(F const& f) {
     f(named_codec{"affine_channels3_128", library, quant::affine_channels<3, 128>{}});
     f(named_codec{"affine_channels4_32", library, quant::affine_channels<4, 32>{}});
     f(named_codec{"affine_channels4_128", library, quant::affine_channels<4, 128>{}});
+    f(named_codec{"affine_channels8_128", library, quant::affine_channels<8, 128>{}});
 
     f(named_codec{"ggml_q8_0", ggml, quant::ggml_q8_0{}});
     f(named_codec{"ggml_q4_0", ggml, quant::ggml_q4_0{}});

@@ -54,6 +54,26 @@ public:
     void decode_exactly(std::byte const* row, index_t head_dim, float* out) const override {
         is_.codec.decode(row, head_dim, out);
     }
+    bool score(std::span<std::byte const* const> rows,
+               index_t head_dim,
+               std::span<float const> q,
+               std::span<float> scores) const override {
+        namespace vec         = bf::backend::vec;
+        auto const* const ops = static_cast<vec::simd_codec_ops const*>(leaf_.ops);
+        if (ops->score == nullptr) return false;
+        index_t const stride = bf::detail::round_up(head_dim, vec::query_padding), heads = std::ssize(q) / head_dim;
+        std::vector<float> padded(static_cast<std::size_t>(heads * stride));
+        for (index_t h = 0; h < heads; ++h) std::copy_n(q.data() + h * head_dim, head_dim, padded.data() + h * stride);
+        std::vector<std::byte> prepared(padded.size() * sizeof(float));
+        vec::stream_queries const queries{padded.data(), stride, static_cast<int>(heads), 1.0F, prepared.data()};
+        if (ops->prepare != nullptr) ops->prepare(&is_.codec, queries, head_dim, prepared.data());
+        auto const tokens = std::ssize(rows);
+        for (index_t t = 0; t < tokens; t += bf::tile_slots) {
+            auto const count = static_cast<int>(std::min<index_t>(bf::tile_slots, tokens - t));
+            ops->score({rows.data() + t, count, head_dim, {}, &is_.codec}, queries, scores.data() + t * heads);
+        }
+        return true;
+    }
     void attend(std::byte const* keys,
                 std::byte const* values,
                 index_t tokens,

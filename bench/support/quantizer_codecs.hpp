@@ -44,6 +44,12 @@ public:
     /// Unpacks by the backend's leaf; by the codec's own text.
     virtual void decode(std::span<std::byte const* const> rows, index_t head_dim, float* out) const = 0;
     virtual void decode_exactly(std::byte const* row, index_t head_dim, float* out) const           = 0;
+    /// Scores of `q` [heads, head_dim] with packed rows by the backend's leaf; false where it has none. `scores` holds
+    /// heads * rows.size() floats, tile by tile.
+    virtual bool score(std::span<std::byte const* const> rows,
+                       index_t head_dim,
+                       std::span<float const> q,
+                       std::span<float> scores) const = 0;
     /// One step of attention: `q` and `out` [heads, 1, head_dim] over packed keys and values, each [1, tokens,
     /// head_dim].
     virtual void attend(std::byte const* keys,

@@ -125,7 +125,14 @@ std::vector<row_set> made_up_rows(index_t vectors, index_t head_dim, std::uint64
         for (index_t i = 0; i < std::min<index_t>(8, head_dim); ++i)
             large.rows[static_cast<std::size_t>(t * head_dim + (37 * i + 5) % head_dim)] *= 8.0F;
     for (float& x : one.rows) x = 1.0F + 0.1F * x;
-    return {gauss, large, one};
+    row_set tails = gauss;
+    tails.name    = "heavy_tails";
+    random draws(seed, 4);
+    for (float& x : tails.rows) { // a sum of four squares is -2 log(u v); the deviation is sqrt(2)
+        double const squares = -2.0 * std::log(draws.uniform() * draws.uniform());
+        x                    = static_cast<float>(static_cast<double>(x) / std::sqrt(squares / 4.0 * 2.0));
+    }
+    return {gauss, large, one, tails};
 }
 
 std::vector<row_set> rows_of_layer(qkv const& layer, std::uint64_t seed) {
@@ -207,6 +214,13 @@ codec_speed measure_speed(quantizer const& codec, row_set const& in, double seco
     if (!(out.attend_error < 0.05))
         throw std::runtime_error(fmt::format("{}: attention over packed rows is wrong: relative error {:.1e}",
                                              codec.name(), out.attend_error));
+    std::vector<float> scores(static_cast<std::size_t>(quantizer_heads * tokens));
+    if (codec.score(packed.rows(0, tokens), in.head_dim, q, scores))
+        out.score = samples(seconds, [&] {
+            stopwatch const watch;
+            codec.score(packed.rows(0, tokens), in.head_dim, q, scores);
+            return static_cast<double>(packed.bytes()) / watch.seconds();
+        });
     out.attend = samples(seconds, [&] {
         stopwatch const watch;
         step();

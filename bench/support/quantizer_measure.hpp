@@ -6,6 +6,7 @@
 //   gaussian          N(0, 1): what the bounds are for
 //   large_channels    the same, eight channels times 8
 //   around_one        1 + 0.1 N(0, 1): rows that nearly are one and the same direction
+//   heavy_tails       Student's t with four degrees of freedom, over its deviation
 //   keys, values      of a layer of a file; keys with queries of the heads that read them, at later tokens
 
 #include <butterfly/quant/distortion.hpp>
@@ -45,15 +46,16 @@ struct row_loss {
 struct codec_speed {
     std::vector<double> encode, decode; // bytes of floats per second
     std::vector<double> attend;         // seconds of one step
-    index_t tokens      = 0;            // keys of that step
-    index_t read        = 0;            // bytes of its keys and values
+    index_t tokens = 0;                 // keys of that step
+    index_t read   = 0;                 // bytes of its keys and values
+    std::vector<double> score{};        // packed bytes of keys per second; empty where rows are decoded first
     double attend_error = 0;            // of its output, relative to that over the decoded rows in f32
 };
 
 /// Query heads of the step of attention.
 inline constexpr index_t quantizer_heads = 4;
 
-/// About `seconds` for each of three figures. Throws runtime_error where the backend's functions are wrong: they do not
+/// About `seconds` for each of four figures. Throws runtime_error where the backend's functions are wrong: they do not
 /// decode what the codec decodes, or attend to something else.
 [[nodiscard]] codec_speed measure_speed(quantizer const& codec, row_set const& in, double seconds);
 

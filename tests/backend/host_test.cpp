@@ -164,6 +164,7 @@ TEST_CASE("tables know the codecs that have a leaf", "[backend]") {
         REQUIRE(decodes(bf::quant::affine_channels<2, 32>{}));
         REQUIRE(decodes(bf::quant::affine_channels<3, 32>{}));
         REQUIRE(decodes(bf::quant::affine_channels<4, 32>{}));
+        REQUIRE(decodes(bf::quant::affine_channels<8, 32>{}));
         REQUIRE(decodes(bf::quant::affine_channels<2, 64>{}));
         REQUIRE(decodes(bf::quant::affine_channels<3, 64>{}));
         REQUIRE(decodes(bf::quant::affine_channels<4, 64>{}));

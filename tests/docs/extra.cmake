@@ -17,7 +17,9 @@ if(BUTTERFLY_TEST_SNIPPETS AND NOT BUTTERFLY_TEST_FOLDERS)
     add_executable(docs_${name} "${CMAKE_CURRENT_LIST_DIR}/${source}")
     set_target_properties(docs_${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
     target_link_libraries(docs_${name} PRIVATE butterfly::testing butterfly_warnings)
-    target_compile_options(docs_${name} PRIVATE $<$<CONFIG:Debug>:-O1>) # they run laws and long contexts
+    # Most are compiled for longer than they run; laws are not.
+    file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/${source}" runs_laws REGEX "laws" LIMIT_COUNT 1)
+    target_compile_options(docs_${name} PRIVATE $<$<CONFIG:Debug>:$<IF:$<BOOL:${runs_laws}>,-O1,-O0>>)
     file(STRINGS "${CMAKE_CURRENT_LIST_DIR}/${source}" uses_host REGEX "#include <butterfly/backend/host.hpp>" LIMIT_COUNT 1)
     if(uses_host)
       butterfly_add_kernels(docs_${name})

@@ -37,7 +37,8 @@ using all_codecs = std::tuple<bq::lloyd_max<4>,
                               bq::outliers<bq::lloyd_max<16>, 2>,
                               bq::affine_channels<2, 32>,
                               bq::affine_channels<3, 64>,
-                              bq::affine_channels<4, 128>>;
+                              bq::affine_channels<4, 128>,
+                              bq::affine_channels<8, 32>>;
 
 /// Error of Gaussian rows at most; the part of it that a second round may add; whether a value at (token, channel) may
 /// make another NaN; the scale of a value.

@@ -60,8 +60,8 @@ template <class Config>
 template <class Config>
 void check_shift(Config const& c, cache_counters const& at, index_t count) {
     if (count < 0 || count % c.block_size != 0)
-        fail<shape_error>("shift: " + std::to_string(count) + " tokens, must be a multiple of block_size " +
-                          std::to_string(c.block_size));
+        fail<shape_error>("shift: " + std::to_string(count) +
+                          " tokens, must be 0 or more, and a multiple of block_size " + std::to_string(c.block_size));
     if (count > droppable(c, at))
         fail<capacity_error>("shift: " + std::to_string(count) + " tokens, the cache can drop " +
                              std::to_string(droppable(c, at)) + ": those from position " + std::to_string(staying(c)) +

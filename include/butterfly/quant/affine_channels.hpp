@@ -6,11 +6,13 @@
 //   tile of `Tokens` rows   ->   | scale bf16, zero f16 | ... one pair a channel ... | codes of row 0 | row 1 | ...
 //
 //   x[t][d] ~ scale[d] * (level[t][d] + zero[d]),   level in [-2^(Bits-1), 2^(Bits-1)), packed as level + 2^(Bits-1)
+//                                                      (8 bits: as it is, of two's complement)
 //
 //   bytes per 128 values        Tokens 32    64    128
 //   Bits = 2                       48        40     36
 //   Bits = 3                       64        56     52
 //   Bits = 4                       80        72     68
+//   Bits = 8                      144       136    132
 //
 // The zero of a channel takes out its mean and its scale its spread, which is what keys need where some channels are
 // large in every token (KIVI, Liu et al. 2024: 2 bits, groups of 32, the latest 128 tokens exact). A tile is padded to
@@ -24,7 +26,7 @@ namespace butterfly::quant {
 /// Tiles of tokens with one grid a channel.
 template <int Bits, int Tokens>
 class affine_channels {
-    static_assert(Bits == 2 || Bits == 3 || Bits == 4, "affine_channels has 2, 3 or 4 bits");
+    static_assert(Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8, "affine_channels has 2, 3, 4 or 8 bits");
     static_assert(Tokens == 32 || Tokens == 64 || Tokens == 128, "affine_channels has tiles of 32, 64 or 128 tokens");
 
 public:
@@ -49,9 +51,8 @@ public:
         for (index_t d = 0; d < head_dim; ++d) {
             float const scale = detail::load_half<bfloat16>(at.tile + 4 * d);
             float const zero  = detail::load_half<float16>(at.tile + 4 * d + 2);
-            auto const level =
-                static_cast<int>(detail::load_code(codes_of(), codes, head_dim, d)) - detail::grid_fit<Bits>::lowest;
-            out[d] = scale * (static_cast<float>(level) + zero);
+            int const level   = level_of(detail::load_code(codes_of(), codes, head_dim, d));
+            out[d]            = scale * (static_cast<float>(level) + zero);
         }
     }
 
@@ -67,13 +68,17 @@ public:
             detail::store_half(s.scale, tile + 4 * d);
             detail::store_half(s.zero, tile + 4 * d + 2);
             for (index_t t = 0; t < Tokens; ++t)
-                detail::add_code(codes_of(), code[t], head_dim, d, codes + t * code_bytes(head_dim));
+                detail::add_code(codes_of(), Bits == 8 ? code[t] ^ 0x80U : code[t], head_dim, d,
+                                 codes + t * code_bytes(head_dim));
         }
     }
 
 private:
     [[nodiscard]] BUTTERFLY_HOST_DEVICE static constexpr packing codes_of() noexcept {
-        return Bits == 2 ? packing::bits2 : Bits == 3 ? packing::bits3 : packing::bits4;
+        return Bits == 2 ? packing::bits2 : Bits == 3 ? packing::bits3 : Bits == 4 ? packing::bits4 : packing::bits8;
+    }
+    [[nodiscard]] BUTTERFLY_HOST_DEVICE static constexpr int level_of(unsigned code) noexcept {
+        return Bits == 8 ? static_cast<std::int8_t>(code) : static_cast<int>(code) - detail::grid_fit<Bits>::lowest;
     }
     [[nodiscard]] BUTTERFLY_HOST_DEVICE static constexpr index_t code_bytes(index_t head_dim) noexcept {
         return detail::code_bytes(codes_of(), head_dim);

@@ -64,7 +64,8 @@ struct entries {
     static void const* affine_channels_of(int bits) noexcept {
         return bits == 2   ? leaf_of(quant::affine_channels<2, Tokens>())
                : bits == 3 ? leaf_of(quant::affine_channels<3, Tokens>())
-                           : leaf_of(quant::affine_channels<4, Tokens>());
+               : bits == 4 ? leaf_of(quant::affine_channels<4, Tokens>())
+                           : leaf_of(quant::affine_channels<8, Tokens>());
     }
 
     static void const* affine_channels_ops(int bits, index_t tokens) noexcept {

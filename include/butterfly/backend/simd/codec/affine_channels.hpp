@@ -28,13 +28,14 @@ using quant::packing;
 template <int Bits>
 inline constexpr packing packing_of = Bits == 2   ? packing::bits2
                                       : Bits == 3 ? packing::bits3
-                                                  : packing::bits4;
+                                      : Bits == 4 ? packing::bits4
+                                                  : packing::bits8;
 
-/// Levels as a format has them.
+/// Levels as a format has them; those of 8 bits are codes.
 template <int Bits>
 [[nodiscard]] constexpr quant::row_format levels_of() noexcept {
     quant::row_format f;
-    for (int c = 0; c < 1 << Bits; ++c)
+    for (int c = 0; Bits < 8 && c < 1 << Bits; ++c)
         f.levels[static_cast<std::size_t>(c)] = static_cast<std::int8_t>(c - quant::detail::grid_fit<Bits>::lowest);
     return f;
 }
