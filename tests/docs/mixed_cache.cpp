@@ -12,7 +12,7 @@ int main() {
     bf::backend::simd<> const cpu;
     bf::heads_buffer<float> q({8, 512, 64}), k({2, 512, 64}), v({2, 512, 64}), out({8, 512, 64});
 
-    using mix = bf::packed_mix<bf::quant::int8, bf::quant::lloyd_max<16>>; // keys of 8 bits, values of 4, the rest in bf16
+    using mix = bf::packed_mix<bf::quant::int8, bf::quant::lloyd_max<16>>; // 8 and 4 bits, the rest in bf16
     bf::mixed_kv_cache<mix> cache({.kv_heads     = 2,
                                    .head_dim     = 64,
                                    .block_size   = 64,
