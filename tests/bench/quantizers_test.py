@@ -48,6 +48,12 @@ class Figures(unittest.TestCase):
         self.assertGreater(self.figure("turbo_kv_3b", "around_one"), 1)
         self.assertLess(self.figure("lloyd_max8", "around_one"), 0.04)
 
+    def test_a_rotation_spreads_heavy_tails(self):
+        for levels in (4, 8, 16):
+            ratio = self.figure(f"lloyd_max{levels}", "heavy_tails") / self.figure(f"lloyd_max{levels}")
+            self.assertAlmostEqual(ratio, 1, delta=0.1, msg=levels)
+        self.assertGreater(self.figure("affine4_128", "heavy_tails"), 1.5 * self.figure("affine4_128"))
+
     def test_nothing_beats_the_bound_and_decibels_say_by_how_much(self):
         for name, codec in self.codecs.items():
             loss = codec["rows"]["gaussian"]
@@ -66,6 +72,17 @@ class Figures(unittest.TestCase):
             self.assertAlmostEqual(self.figure(name + "_unbiased", of="score_slope"), 1, delta=noise, msg=name)
             self.assertAlmostEqual(self.figure(name, of="score_rms") / math.sqrt(nmse), 1, delta=0.08, msg=name)
             self.assertGreater(self.figure(name + "_unbiased"), nmse)
+
+
+class Speeds(unittest.TestCase):
+    def test_rows_that_are_decoded_first_have_no_score(self):
+        report = run("--vectors", "128", "--seconds", "1e-6", "--codec", "int8", "--codec", "bf16", "--codec", "trellis4")
+        for codec in report["codecs"]:
+            score = codec["speed"]["score_bytes_per_second"]
+            if codec["unit"] == "decoded":
+                self.assertIsNone(score, codec["name"])
+            else:
+                self.assertGreater(score, 0, codec["name"])
 
 
 class Files(unittest.TestCase):
