@@ -11,6 +11,8 @@ add_test(NAME bench.decode.codecs COMMAND decode --n-kv 300 --head-dim 64 --syst
 set_tests_properties(bench.decode.codecs PROPERTIES LABELS bench TIMEOUT 300)
 add_bench_status_test(decode .in_place 2 "^decode: --storage trellis4: --system compressed takes rows" --system compressed
                       --storage trellis4 --n-kv 300 --head-dim 64 --threads 1)
+add_bench_status_test(decode .bad_head_dim 2 "^decode: --head-dim 100: lloyd_max16: lloyd_max: head_dim 100 is not a multiple of 16"
+                      --storage lloyd_max16 --head-dim 100)
 add_bench_status_test(decode .group 2 "^decode: --heads 8 is not a multiple of --kv-heads 3" --kv-heads 3)
 add_bench_status_test(decode .many_rows 0 "\"class\": \"tile\"" --n-kv 64 --rows 9 --storage f32 --seconds 0.001 --threads 1
                       --json -)

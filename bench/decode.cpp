@@ -260,6 +260,20 @@ std::vector<std::pair<std::string, std::string>> kept_of(settings const& s) {
     return kept;
 }
 
+/// Throws usage_error where rows cannot be kept so, by trying it with a few.
+void check_kept(std::vector<std::pair<std::string, std::string>> const& kept, settings const& s) {
+    bench::machine const m = bench::make_machine(s.common.backend, 1);
+    for (index_t const head_dim : s.dims)
+        for (auto const& [system, storage] : kept) {
+            bench::decode_shape const few{.n_kv = 64, .head_dim = head_dim, .rows = 1, .heads = 1, .kv_heads = 1};
+            try {
+                make_step(system, storage, few, m);
+            } catch (bf::shape_error const& e) {
+                throw bench::usage_error("--head-dim {}: {}: {}", head_dim, storage, e.what());
+            }
+        }
+}
+
 /// The shapes of the options, in the order of the table.
 std::vector<bench::decode_shape> shapes_of(settings const& s) {
     if (s.heads % s.kv_heads != 0)
@@ -283,6 +297,7 @@ void run(settings s, bench::json document) {
     for (int const threads : s.threads) bench::check_crew(s.executor, threads);
     auto const shapes = shapes_of(s);
     auto const kept   = kept_of(s);
+    check_kept(kept, s);
     bench::check_writable(s.common.json);
     std::string const name = bench::make_machine(s.common.backend, 1).name();
     document["backend"]    = name;
