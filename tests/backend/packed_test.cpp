@@ -8,6 +8,7 @@
 #include <butterfly/quant/affine.hpp>
 #include <butterfly/quant/int8.hpp>
 #include <butterfly/quant/lloyd_max.hpp>
+#include <butterfly/quant/trellis.hpp>
 #include <butterfly/testing/compare.hpp>
 #include <butterfly/testing/oracle.hpp>
 #include <butterfly/testing/problem.hpp>
@@ -60,6 +61,20 @@ struct packed {
     }
 };
 
+/// What rows look like; those of a trellis but for their codes, which are multiplied as those of base 6 are.
+template <class Codec>
+quant::row_format format_of(Codec const& codec) {
+    return codec.format();
+}
+template <int Bits>
+quant::row_format format_of(quant::trellis<Bits> const& codec) {
+    quant::row_format f;
+    f.codes   = quant::packing::base6;
+    f.rotated = true;
+    f.seed    = codec.seed();
+    return f;
+}
+
 /// Whether the stream class works on codes here.
 template <class Codec>
 bool from_codes(Codec const& codec) {
@@ -71,8 +86,8 @@ bool from_codes(Codec const& codec) {
 template <class Codec>
 testing::tensor<float> rounded(testing::tensor<float> const& q, Codec const& codec) {
     testing::tensor<float> out(q.shape());
-    quant::row_format const& f = codec.format();
-    index_t const n            = q.shape().head_dim;
+    quant::row_format const f = format_of(codec);
+    index_t const n           = q.shape().head_dim;
     for (index_t h = 0; h < q.shape().heads; ++h)
         for (index_t t = 0; t < q.shape().tokens; ++t) {
             std::vector<float> x;
@@ -98,9 +113,9 @@ testing::attention taken_apart(testing::tensor<float> const& q,
                                bf::heads_view<float> out,
                                bf::attend_options const& o,
                                bf::visible::interval const& sees) {
-    index_t const n            = q.shape().head_dim;
-    quant::row_format const& f = k.codec.format();
-    auto const at_n            = [n](bf::heads_shape s) { return bf::heads_shape{s.heads, s.tokens, 2 * n}; };
+    index_t const n           = q.shape().head_dim;
+    quant::row_format const f = format_of(k.codec);
+    auto const at_n           = [n](bf::heads_shape s) { return bf::heads_shape{s.heads, s.tokens, 2 * n}; };
     testing::tensor<float> queries(at_n(q.shape())), keys(at_n(k.shape)), values(v.shape);
     auto const whole = rounded(q, k.codec);
     for (index_t h = 0; h < q.shape().heads; ++h)
@@ -144,7 +159,7 @@ void require_near(testing::tensor<float> const& got, testing::attention const& w
 /// What sums of weights in one byte, or two, may be off by.
 template <class Codec>
 double sum_error(Codec const& codec) {
-    auto const p = codec.format().codes;
+    auto const p = format_of(codec).codes;
     return p == quant::packing::bits5 || p == quant::packing::bits8 ? 4e-3 : 4e-2;
 }
 
@@ -197,6 +212,9 @@ void for_each_codec(F const& f) {
     f(quant::affine<3, 64>{});
     f(quant::affine<4, 64>{});
     f(quant::affine<8, 128>{});
+    f(quant::trellis<2>(5));
+    f(quant::trellis<3>(5));
+    f(quant::trellis<4>(5));
 }
 
 std::uint64_t fresh_seed() {

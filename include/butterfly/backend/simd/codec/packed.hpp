@@ -55,7 +55,7 @@ inline constexpr index_t chunk = 64;
 
 /// Whether rows are scored and summed here: values of a chunk are of one group.
 [[nodiscard]] inline bool is_served(row_format const& f) noexcept {
-    return f.codes != packing::base6 && f.group % chunk == 0;
+    return f.group % chunk == 0;
 }
 
 /// Bytes of the codes of `count` values.
@@ -111,10 +111,10 @@ inline void set_header(std::byte* query, index_t number, float value) noexcept {
     std::memcpy(query + 4 * number, &value, sizeof value);
 }
 
-template <packing Codes>
-void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* packed) noexcept {
-    constexpr int top   = query_bytes<Codes> == 1 ? 127 : 127 * query_digit;
-    row_format const& f = format_of(codec);
+/// Queries for rows of a format, their values in so many bytes.
+template <int Bytes>
+void prepare_rows(row_format const& f, stream_queries const& q, index_t n, std::byte* packed) noexcept {
+    constexpr int top = Bytes == 1 ? 127 : 127 * query_digit;
     query_layout const layout(f, n);
     for (int r = 0; r < q.rows; ++r) {
         float const* row = q.data + r * q.stride;
@@ -143,9 +143,9 @@ void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* p
             for (index_t i = begin; i < std::min(begin + group, n); ++i) {
                 float const x  = finite && unit > 0.0F ? row[i] / unit : 0.0F;
                 int const near = static_cast<int>(x + (x < 0.0F ? -0.5F : 0.5F));
-                int const high = query_bytes<Codes> == 1 ? near : (near + (near < 0 ? -64 : 64)) / query_digit;
+                int const high = Bytes == 1 ? near : (near + (near < 0 ? -64 : 64)) / query_digit;
                 bytes[i]       = static_cast<std::byte>(high);
-                if constexpr (query_bytes<Codes> == 2) bytes[n + i] = static_cast<std::byte>(near - high * query_digit);
+                if constexpr (Bytes == 2) bytes[n + i] = static_cast<std::byte>(near - high * query_digit);
                 sum += near;
                 exact += static_cast<double>(x);
             }
@@ -153,6 +153,11 @@ void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* p
             set_header(to, query_layout::sum_of_values(g), static_cast<float>(exact));
         }
     }
+}
+
+template <packing Codes>
+void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* packed) noexcept {
+    prepare_rows<query_bytes<Codes>>(format_of(codec), q, n, packed);
 }
 
 /// f(block, first, real) for blocks of as many rows as have registers, and single ones; where `pad`, the last block may
@@ -211,11 +216,15 @@ struct tile_scales {
 };
 
 template <class Isa>
-void settle(void const* codec, float* out, int query_rows, index_t n, index_t stride) noexcept {
-    row_format const& f = format_of(codec);
+void settle_rows(row_format const& f, float* out, int query_rows, index_t n, index_t stride) noexcept {
     if (!f.rotated) return;
     inverse_rotation const back(f.seed, n);
     for (int r = 0; r < query_rows; ++r) back.apply<Isa>(out + r * stride);
+}
+
+template <class Isa>
+void settle(void const* codec, float* out, int query_rows, index_t n, index_t stride) noexcept {
+    settle_rows<Isa>(format_of(codec), out, query_rows, n, stride);
 }
 
 } // namespace packed

@@ -3,14 +3,15 @@
 
 // What the kernels call for rows that are said by a format (quant/row_format.hpp), whatever codec wrote them.
 //
-//   stream class   from codes (packed.hpp) where there are products of bytes (of AVX-512, VNNI) and the format is
-//                  served: 2, 3, 4, 5 and 8 bits, one scale for each 64 values or a multiple of them; else decoded
+//   stream class   from codes (packed.hpp; base 6 by packed_levels.hpp) where there are products of bytes (of AVX-512,
+//                  VNNI) and the format is served: one scale for each 64 values or a multiple of them; else decoded
 //   tile class     decoded once for all rows of an item, rounded to what the unit of the other pools multiplies
 //   decoding       by vectors of bytes (packed_decode.hpp) where there are some and a group is of a multiple of 16
 //                  values; else one value after the other
 
 #include <butterfly/backend/simd/bf16_ops.hpp>
 #include <butterfly/backend/simd/codec/packed_decode.hpp>
+#include <butterfly/backend/simd/codec/packed_levels.hpp>
 #include <butterfly/backend/simd/codec/packed_score.hpp>
 #include <butterfly/backend/simd/codec/packed_sum.hpp>
 #include <butterfly/backend/simd/fma_unit.hpp>
@@ -49,11 +50,15 @@ template <class Isa, class B, quant::packing Codes>
 template <class Isa, class B, quant::packing Codes>
 [[nodiscard]] constexpr simd_codec_ops byte_ops(tile_unit const* unit) noexcept {
     simd_codec_ops ops = vector_ops<Isa, B, Codes>(unit);
-    ops.score          = &packed::score<Isa, B, Codes>;
-    ops.accumulate     = &packed::accumulate<Isa, B, Codes>;
-    ops.prepare        = &packed::prepare<Codes>;
-    ops.settle         = &packed::settle<Isa>;
-    ops.unit           = B::dot_name;
+    if constexpr (Codes == quant::packing::base6) {
+        ops = packed::level_ops<Isa, B, packed::base6_rows>(ops);
+    } else {
+        ops.score      = &packed::score<Isa, B, Codes>;
+        ops.accumulate = &packed::accumulate<Isa, B, Codes>;
+        ops.prepare    = &packed::prepare<Codes>;
+        ops.settle     = &packed::settle<Isa>;
+        ops.unit       = B::dot_name;
+    }
     return ops;
 }
 
@@ -77,7 +82,7 @@ struct byte_tables {
                : codes == packing::bits4 ? of<packing::bits4>(from_codes)
                : codes == packing::bits5 ? of<packing::bits5>(from_codes)
                : codes == packing::bits8 ? of<packing::bits8>(from_codes)
-                                         : decoded<packing::base6>;
+                                         : of<packing::base6>(from_codes);
     }
 };
 

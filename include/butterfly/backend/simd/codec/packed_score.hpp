@@ -144,11 +144,11 @@ struct score_tile {
 };
 
 /// products[r * tile_slots + k] of Rows queries with all rows.
-template <class Isa, class B, packing Codes, int Rows>
+template <class Isa, class B, packing Codes, int Bytes, int Rows>
 void dot_rows(score_tile<B> const& t, query_rows const& queries, rows_in_turns& next, float* products) noexcept {
     constexpr int blocks = 2;
     for (int k = 0; k < t.count; k += blocks * B::keys) {
-        key_sums<Isa, B, Rows, query_bytes<Codes>, blocks> sums(next);
+        key_sums<Isa, B, Rows, Bytes, blocks> sums(next);
         index_t first = t.begin;
         for (; t.end - first >= chunk; first += chunk)
             add_chunk<Isa, B, Codes>(t.rows + k, t.codes_at + bytes_of<Codes>(first), t.table, queries.at(first), sums);
@@ -161,25 +161,28 @@ void dot_rows(score_tile<B> const& t, query_rows const& queries, rows_in_turns& 
     }
 }
 
-/// score, from codes.
-template <class Isa, class B, packing Codes>
-void score(key_rows const& k, stream_queries q, float* scores) noexcept {
-    row_format const& f = format_of(k.codec);
+/// score of rows of a format whose codes stand `codes_at` bytes from `codes`, by queries of Bytes bytes a value.
+template <class Isa, class B, packing Codes, int Bytes>
+void score_rows(row_format const& f,
+                key_rows const& k,
+                std::byte const* const* codes,
+                index_t codes_at,
+                stream_queries const& q,
+                float* scores) noexcept {
     query_layout const layout(f, k.head_dim);
     index_t const stride = 4 * q.stride, group = group_of(f, k.head_dim);
     auto const table = B::table_of(f, B::bias);
-    whole_tile const rows(k.rows, nullptr, k.count);
+    whole_tile const rows(codes, nullptr, k.count);
     rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
     tile_scales s;
     for (index_t g = 0; g < f.groups(k.head_dim); ++g) {
         s.load(f, k.rows, k.count, g);
-        score_tile<B> const tile{
-            rows.at, k.count, table, f.header_bytes(k.head_dim), g * group, std::min((g + 1) * group, k.head_dim)};
+        score_tile<B> const tile{rows.at, k.count, table, codes_at, g * group, std::min((g + 1) * group, k.head_dim)};
         by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
             alignas(64) float products[rows_at_once() * tile_slots];
             std::byte const* const queries = q.packed + first * stride;
-            dot_rows<Isa, B, Codes, rows_at_once()>(tile, {queries + layout.bytes_at, stride, k.head_dim}, next,
-                                                    products);
+            dot_rows<Isa, B, Codes, Bytes, rows_at_once()>(tile, {queries + layout.bytes_at, stride, k.head_dim}, next,
+                                                           products);
             for (int r = 0; r < real; ++r) {
                 std::byte const* const header = queries + r * stride;
                 f32<Isa> const unit(q.scale * header_at(header, query_layout::unit));
@@ -195,6 +198,13 @@ void score(key_rows const& k, stream_queries q, float* scores) noexcept {
             }
         });
     }
+}
+
+/// score, from codes.
+template <class Isa, class B, packing Codes>
+void score(key_rows const& k, stream_queries q, float* scores) noexcept {
+    row_format const& f = format_of(k.codec);
+    score_rows<Isa, B, Codes, query_bytes<Codes>>(f, k, k.rows, f.header_bytes(k.head_dim), q, scores);
 }
 
 } // namespace packed

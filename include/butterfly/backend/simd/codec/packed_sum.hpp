@@ -208,16 +208,29 @@ template <class Isa, class B>
 /// Query rows whose weights are made at once: for them values are unpacked once.
 inline constexpr int rows_of_weights = 16;
 
-/// accumulate, from codes.
-template <class Isa, class B, packing Codes>
-void accumulate(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
-    constexpr int bytes       = Codes == packing::bits5 || Codes == packing::bits8 ? 2 : 1;
+/// Bytes of a weight.
+template <packing Codes>
+inline constexpr int weight_bytes = Codes == packing::bits5 || Codes == packing::bits8 ? 2 : 1;
+
+/// The listed rows of a tile, and where their codes stand: `codes_at` bytes from `codes`, up to tile_slots of them.
+struct summed_rows {
+    std::byte const* const* at;
+    std::byte const* const* codes;
+    index_t codes_at;
+};
+
+/// accumulate of rows of a format, by weights of Bytes bytes.
+template <class Isa, class B, packing Codes, int Bytes>
+void accumulate_rows(row_format const& f,
+                     value_rows const& v,
+                     summed_rows const& rows,
+                     float const* weights,
+                     int query_rows,
+                     float* out,
+                     index_t stride) noexcept {
     constexpr index_t columns = quant::detail::bits_of(Codes).top == 0 ? columns_at_once<B, Codes> : chunk;
-    row_format const& f       = format_of(v.codec);
     index_t const group       = group_of(f, v.head_dim);
     auto const table          = B::table_of(f, 0);
-    index_t const codes_at    = f.header_bytes(v.head_dim);
-    whole_tile const rows(v.rows, v.keys, v.count);
     rows_in_turns next(v.ahead, (v.count + 3) / 4 * butterfly::detail::ceil_div(v.head_dim, columns));
     tile_scales s;
     value_block values;
@@ -225,18 +238,18 @@ void accumulate(value_rows const& v, float const* weights, int query_rows, float
         s.load(f, rows.at, v.count, g);
         for (int first = 0; first < query_rows; first += rows_of_weights) {
             int const some = std::min(rows_of_weights, query_rows - first);
-            whole_weights<bytes> whole[rows_of_weights];
+            whole_weights<Bytes> whole[rows_of_weights];
             bool fair = true;
             for (int r = 0; r < some; ++r) {
                 weigh_row<Isa, B>(s, v, weights + (first + r) * tile_slots, whole[r]);
-                fair = fair && (bytes == 2 || whole[r].fair);
+                fair = fair && (Bytes == 2 || whole[r].fair);
             }
             auto const sum_columns = [&](index_t column, index_t count) {
-                if constexpr (bytes == 1)
+                if constexpr (Bytes == 1)
                     if (!fair)
                         return sum_rows<Isa, B>(s, v, weights, values, count, whole, first, some, out + column, stride);
                 by_rows<Isa>(some, false, [&](auto rows_at_once, int r, int) {
-                    sum_block<Isa, B, bytes, rows_at_once()>(values, v.count, count, whole + r,
+                    sum_block<Isa, B, Bytes, rows_at_once()>(values, v.count, count, whole + r,
                                                              out + (first + r) * stride + column, stride);
                 });
             };
@@ -246,18 +259,28 @@ void accumulate(value_rows const& v, float const* weights, int query_rows, float
                 values.columns = columns;
                 for (index_t count = 0; end - column >= chunk; column += count) {
                     count = std::min(values.columns, butterfly::detail::round_down(end - column, chunk));
-                    interleave_codes<B, Codes>(rows.at, v.count, codes_at + bytes_of<Codes>(column),
+                    interleave_codes<B, Codes>(rows.codes, v.count, rows.codes_at + bytes_of<Codes>(column),
                                                bytes_of<Codes>(count), table, next, values);
                     sum_columns(column, count);
                 }
             }
             values.columns = chunk;
             by_chunks(column, end, [&](index_t at, index_t count) {
-                interleave_rows<B, Codes>(rows.at, v.count, codes_at + bytes_of<Codes>(at), count, table, next, values);
+                interleave_rows<B, Codes>(rows.codes, v.count, rows.codes_at + bytes_of<Codes>(at), count, table, next,
+                                          values);
                 sum_columns(at, count);
             });
         }
     }
+}
+
+/// accumulate, from codes.
+template <class Isa, class B, packing Codes>
+void accumulate(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
+    row_format const& f = format_of(v.codec);
+    whole_tile const rows(v.rows, v.keys, v.count);
+    accumulate_rows<Isa, B, Codes, weight_bytes<Codes>>(f, v, {rows.at, rows.at, f.header_bytes(v.head_dim)}, weights,
+                                                        query_rows, out, stride);
 }
 
 } // namespace packed

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The leaf of trellis (quant/trellis.hpp): decode alone, by vectors of bytes.
+// The leaf of trellis (quant/trellis.hpp), by vectors of bytes.
 //
 //   eight windows of a word, halved three times         Bits = 2, bits of the stream
 //
@@ -12,7 +12,8 @@
 //
 //   level[w] by a look-up in 64 bytes,   out = R^T (scale * level),   zeros where the scale is
 //
-// equals trellis::decode to the bit.
+// equals trellis::decode to the bit. Where there are products of bytes, rows are scored and summed from their levels
+// (packed_levels.hpp), and not rotated back one by one.
 //
 // Why this shape: windows overlap, so that none of the ways to spread fields of bits serves; a shift and two masks take
 // each half of the windows of every lane to its place. Words overlap by the 6 - Bits bits that the last window borrows,
@@ -21,6 +22,7 @@
 
 #include <butterfly/backend/simd/bytes.hpp>
 #include <butterfly/backend/simd/codec/packed_decode.hpp>
+#include <butterfly/backend/simd/codec/packed_levels.hpp>
 #include <butterfly/backend/simd/load_integer.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>
 #include <butterfly/backend/simd/rotate.hpp>
@@ -73,12 +75,34 @@ void load_words(std::byte const* stream, index_t n, std::uint64_t* to) noexcept 
 
 /// Levels of a row from its words.
 template <class Isa, class B, int Bits, class Table>
-void look_up(std::uint64_t const* word, index_t n, Table const& table, packed::row_levels& levels) noexcept {
+void look_up(std::uint64_t const* word, index_t n, Table const& table, std::int8_t* levels) noexcept {
     using words            = xsimd::batch<std::uint64_t, typename Isa::arch>;
     constexpr auto at_once = static_cast<index_t>(words::size);
     for (index_t g = 0; g < n / 8; g += at_once) {
         auto const window = std::bit_cast<typename B::type>(split<Bits>(words::load_aligned(word + g)).data);
-        B::store(B::look_up_64(table, window), levels.at + 8 * g);
+        B::store(B::look_up_64(table, window), levels + 8 * g);
+    }
+}
+
+/// Calls f(j, levels of row j) for all rows; levels_at(j) says where they are put, with room for whole vectors.
+template <class Isa, class B, int Bits, class Place, class F>
+void for_each_row(quant::trellis<Bits> const& c,
+                  std::byte const* const* rows,
+                  int count,
+                  index_t n,
+                  Place const& levels_at,
+                  F const& f) noexcept {
+    constexpr int block = 8;
+    auto const table    = B::table_of_64(c.levels().data());
+    alignas(64) std::uint64_t word[block][quant::longest_row / 8];
+    for (int first = 0; first < count; first += block) {
+        int const end = std::min(first + block, count);
+        for (int j = first; j < end; ++j) load_words<Isa, Bits>(rows[j] + 2, n, word[j - first]);
+        for (int j = first; j < end; ++j) {
+            std::int8_t* const levels = levels_at(j);
+            look_up<Isa, B, Bits>(word[j - first], n, table, levels);
+            f(j, levels);
+        }
     }
 }
 
@@ -86,48 +110,72 @@ void look_up(std::uint64_t const* word, index_t n, Table const& table, packed::r
 template <class Isa, class B, int Bits>
 void decode(
     void const* codec, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
-    constexpr int block = 8;
-    auto const& c       = *static_cast<quant::trellis<Bits> const*>(codec);
-    auto const table    = B::table_of_64(c.levels().data());
+    auto const& c = *static_cast<quant::trellis<Bits> const*>(codec);
     inverse_rotation const back(c.seed(), n);
-    alignas(64) std::uint64_t word[block][quant::longest_row / 8];
-    packed::row_levels levels;
-    for (int first = 0; first < count; first += block) {
-        int const end = std::min(first + block, count);
-        for (int j = first; j < end; ++j) load_words<Isa, Bits>(rows[j] + 2, n, word[j - first]);
-        for (int j = first; j < end; ++j) {
+    packed::row_levels one;
+    for_each_row<Isa, B>(
+        c, rows, count, n, [&](int) { return one.at; },
+        [&](int j, std::int8_t const* levels) {
             float* const to   = out + j * stride;
             float const scale = quant::detail::load_half<bfloat16>(rows[j]);
             if (scale == 0.0F) {
                 std::fill_n(to, n, 0.0F);
-                continue;
+            } else {
+                packed::scale_levels<Isa, B>(levels, 0, n, {scale, 0.0F}, to);
+                back.apply<Isa>(to);
             }
-            look_up<Isa, B, Bits>(word[j - first], n, table, levels);
-            packed::scale_levels<Isa, B>(levels.at, 0, n, {scale, 0.0F}, to);
-            back.apply<Isa>(to);
-        }
-    }
+        });
 }
+
+/// Rows of a trellis, for packed::score_levels: one scale, rotated.
+template <int Bits>
+struct trellis_rows {
+    [[nodiscard]] static quant::trellis<Bits> const& codec_of(void const* codec) noexcept {
+        return *static_cast<quant::trellis<Bits> const*>(codec);
+    }
+    [[nodiscard]] static quant::row_format format(void const* codec) noexcept {
+        quant::row_format f;
+        f.rotated = true;
+        f.seed    = codec_of(codec).seed();
+        return f;
+    }
+
+    template <class Isa, class B>
+    static void
+    unpack(void const* codec, std::byte const* const* rows, int count, index_t n, packed::tile_levels& to) noexcept {
+        for_each_row<Isa, B>(
+            codec_of(codec), rows, count, n, [&](int j) { return to.at(j); }, [](int, std::int8_t const*) {});
+    }
+};
 
 } // namespace windows
 #endif
 
-template <class Isa, int Bits>
+template <class Isa, int Bits, bool FromLevels>
 [[nodiscard]] constexpr simd_codec_ops window_ops() noexcept {
     simd_codec_ops ops{{&host::decode_rows<quant::trellis<Bits>>}, nullptr, nullptr};
 #if defined(__AVX2__) || defined(__aarch64__)
     using bytes = byte_vectors<Isa>;
-    if constexpr (!std::is_void_v<bytes>) ops.base.decode = &windows::decode<Isa, bytes, Bits>;
+    if constexpr (!std::is_void_v<bytes>) {
+        ops.base.decode = &windows::decode<Isa, bytes, Bits>;
+        if constexpr (FromLevels) ops = packed::level_ops<Isa, bytes, windows::trellis_rows<Bits>>(ops);
+    }
 #endif
     return ops;
 }
 
-template <class Isa, int Bits>
-inline constexpr simd_codec_ops trellis_ops = window_ops<Isa, Bits>();
+/// FromLevels: there are products of bytes.
+template <class Isa, int Bits, bool FromLevels>
+inline constexpr simd_codec_ops trellis_ops = window_ops<Isa, Bits, FromLevels>();
 
 template <class Isa, int Bits>
 [[nodiscard]] simd_codec_ops const& simd_ops(Isa, quant::trellis<Bits> const&) noexcept {
-    return trellis_ops<Isa, Bits>;
+#if defined(__AVX2__) || defined(__aarch64__)
+    using bytes = byte_vectors<Isa>;
+    if constexpr (!std::is_void_v<bytes>)
+        if (bytes::has_dot()) return trellis_ops<Isa, Bits, true>;
+#endif
+    return trellis_ops<Isa, Bits, false>;
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
