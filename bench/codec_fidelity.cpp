@@ -90,6 +90,8 @@ struct input {
 
 std::vector<input> read_inputs(settings const& s) {
     if (s.files.empty()) {
+        if (!s.layers.empty())
+            throw usage_error("--layers {}: there is no file to take them from; --qkv names one", s.layers);
         auto made = bench::make_synthetic_qkv({.tokens = 4096, .seed = s.seed});
         input one{fmt::format("made up, seed {}", s.seed)};
         one.layers.push_back({"made up", {std::move(made.q), std::move(made.k), std::move(made.v), "made up"}});

@@ -101,6 +101,16 @@ double sum_of_line(std::vector<std::pair<double, double>> const& timed, double s
     return steps * base + slope * steps * (steps - 1) / 2;
 }
 
+/// Throws usage_error where a mix cannot keep rows of head_dim values.
+template <class Named>
+void check_kept(Named const& m, settings const& s) {
+    try {
+        bf::mixed_kv_cache const few(m.sizes.of(1, s.head_dim, s.step), m.mix);
+    } catch (bf::shape_error const& e) {
+        throw bench::usage_error("--head-dim {}: {}: {}", s.head_dim, m.name, e.what());
+    }
+}
+
 template <class Mix>
 times run_mix(Mix const& mix,
               bench::mix_sizes const& sizes,
@@ -149,13 +159,18 @@ void run(settings const& s, json document) {
     auto const asked  = [&](char const* name) {
         return s.mixes.empty() || std::ranges::find(s.mixes, name) != s.mixes.end();
     };
-    bench::for_each_mixed_mix([&](auto const& m) { count += asked(m.name) ? 1 : 0; });
+    bench::for_each_mixed_mix([&](auto const& m) {
+        if (!asked(m.name)) return;
+        ++count;
+        check_kept(m, s);
+    });
 
+    index_t const steps   = tokens / s.step;
     std::FILE* const text = bench::text_stream(s.json_path);
     fmt::print(
         text,
         "One layer, {} tokens in steps of {}: heads {}/{}, head_dim {}; {}, {} threads. Seconds of all steps.\n\n",
-        tokens, s.step, s.heads, s.kv_heads, s.head_dim, bf::backend::simd<>::name(), cores);
+        steps * s.step, s.step, s.heads, s.kv_heads, s.head_dim, bf::backend::simd<>::name(), cores);
     std::map<std::string, std::vector<times>> found;
     {
         bench::progress bar(static_cast<double>(s.rounds * tokens / s.step) * static_cast<double>(count));
@@ -167,7 +182,7 @@ void run(settings const& s, json document) {
             });
     }
     bench::text_table table({"mix", "append", "attend", "share", "least", "most"});
-    document["tokens"] = tokens;
+    document["tokens"] = steps * s.step;
     document["step"]   = s.step;
     document["mixes"]  = json::array();
     bench::for_each_mixed_mix([&](auto const& m) {
@@ -183,7 +198,7 @@ void run(settings const& s, json document) {
     });
     table.print(text);
     fmt::print(text, "\nattend: from {} steps, by the line through them. share: append / (append + attend).\n",
-               s.attended);
+               bf::detail::ceil_div(steps, steps / s.attended));
     bench::write_json(document, s.json_path);
 }
 

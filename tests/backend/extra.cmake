@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-# Kernels of vectors run ten times as long at -O1. Under clang's address sanitizer they are as slow to optimise as to run.
-if(NOT CMAKE_CXX_FLAGS MATCHES "fsanitize=address")
+# Kernels of vectors run ten times as long at -O1. Sanitizers' builds, slow to optimise, run few of these tests.
+if(NOT CMAKE_CXX_FLAGS MATCHES "fsanitize")
   target_compile_options(backend_tests PRIVATE $<$<CONFIG:Debug>:-O2>)
 endif()
 butterfly_kernel_isas(isas)
 if(BUTTERFLY_TEST_FOLDERS) # a part of the suite, under flags that do not reach the kernels of host
   list(GET isas 0 lowest)
   butterfly_add_kernels(backend_tests ISAS ${lowest})
+  target_compile_definitions(backend_tests PRIVATE BUTTERFLY_TEST_LOWEST_LEVEL)
   return()
 endif()
 butterfly_add_kernels(backend_tests)

@@ -37,7 +37,7 @@ struct packed {
     std::vector<float> mean;
 
     packed(Codec const& c, testing::tensor<float> const& t, bool centred = false)
-        : codec(c), shape(t.shape()), bytes(static_cast<std::size_t>(shape.heads * shape.tokens * stride() + 1)) {
+        : codec(c), shape(t.shape()), bytes(static_cast<std::size_t>(shape.heads * shape.tokens * stride() - 2)) {
         if (centred)
             for (index_t i = 0; i < shape.heads * shape.head_dim; ++i)
                 mean.push_back(0.25F * static_cast<float>(i % 7));
@@ -156,11 +156,16 @@ void require_near(testing::tensor<float> const& got, testing::attention const& w
         }
 }
 
-/// What sums of weights in one byte, or two, may be off by.
+/// What sums of weights in one byte, or two, may be off by: twice what was seen, where weights go to 255 or to 127.
 template <class Codec>
 double sum_error(Codec const& codec) {
     auto const p = format_of(codec).codes;
-    return p == quant::packing::bits5 || p == quant::packing::bits8 ? 4e-3 : 4e-2;
+    if (p == quant::packing::bits5 || p == quant::packing::bits8) return 4e-4;
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    return 1.6e-2;
+#else
+    return 3.2e-2;
+#endif
 }
 
 template <class Codec>
@@ -253,6 +258,7 @@ TEST_CASE("packed rows are decoded to the bit", "[backend]") {
 TEST_CASE("packed rows are attended as what they decode to, queries and weights rounded", "[backend]") {
     for (index_t const n : {16, 48, 64, 80, 128, 192, 256, 576}) {
         if (test::short_sweep() && n != 80 && n != 128) continue;
+        if (test::shortest_sweep() && n != 80) continue;
         for_each_codec([&](auto const& codec) {
             CAPTURE(codec.name());
             check_stream(codec, n, fresh_seed());
@@ -411,16 +417,27 @@ TEST_CASE("a query that is not finite reaches its own rows", "[backend]") {
 }
 
 TEST_CASE("the longest rows are attended as what they decode to", "[backend]") {
-    for (index_t const tokens : {1, 40}) {
-        CAPTURE(tokens);
-        auto p = testing::make_problem(
-            {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 70, .head_dim = 1024, .seed = 16});
-        packed<quant::int8> const k(quant::int8{}, p.k), v(quant::int8{}, p.v);
-        bf::attend_options const o{.scale = p.scale, .q_position = 70 - tokens};
-        bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
-        bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
-        require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, all), 2e-2);
-    }
+    for (index_t const tokens : {1, 40})
+        for_each_codec([&](auto const& codec) {
+            CAPTURE(tokens, codec.name());
+            auto p = testing::make_problem(
+                {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 70, .head_dim = 1024, .seed = 16});
+            using type = std::remove_cvref_t<decltype(codec)>;
+            packed<type> const k(codec, p.k), v(codec, p.v);
+            bf::attend_options const o{.scale = p.scale, .q_position = 70 - tokens};
+            bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
+            bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
+            require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, all), 4e-2); // of queries too
+        });
+}
+
+TEST_CASE("rows of every packing are multiplied from codes where bytes can be", "[backend]") {
+    using bytes = bf::backend::vec::byte_vectors<bf::isa::current>;
+    if constexpr (!std::is_void_v<bytes>)
+        for_each_codec([](auto const& codec) {
+            CAPTURE(codec.name());
+            REQUIRE(from_codes(codec) == (bytes::has_dot() && format_of(codec).group % 64 == 0));
+        });
 }
 
 TEST_CASE("a negative scale makes sums NaN where codes are summed", "[backend]") {

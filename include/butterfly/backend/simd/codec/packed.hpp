@@ -12,13 +12,14 @@
 //
 // equals score_raw and accumulate_raw (raw_codec.hpp) of the decoded rows, up to the roundings of
 //
-//   a query      to 1/254 of its largest channel, after the rotation; to 1/32512 where codes have eight bits
+//   a query      to 1/254 of its largest channel, after the rotation; to 1/32512 where codes have eight bits; to zeros
+//                where that is subnormal
 //   a weight     to 1/(2 top) of the largest a_k of its tile: top is 255 or 127 where codes have up to 4 bits, else
 //                that times 257 or 129, in two bytes; in two bytes as well where one would shift the sum of a row's
 //                weights by more than 1/128 of it: many that one byte rounds to nothing beside a heavy one
 //
 // Sums of bytes are exact, so that no grouping of keys or rows changes a bit. A query that is not finite gets scores
-// that are NaN, and so do keys whose scale is NaN; a scale that is NaN, infinite or negative makes its sums NaN.
+// that are NaN, and so do keys whose scale is NaN; an infinite one gives infinities or NaN. A scale that is NaN, infinite or negative makes its sums NaN.
 //
 // Why this shape: a row of 4 bits and 128 values is 66 bytes, which memory brings in a few cycles; four query heads
 // take 32 products of floats each way, and 8 of bytes. Levels come by a byte shuffle. Values of four keys are
@@ -131,7 +132,8 @@ void prepare_rows(row_format const& f, stream_queries const& q, index_t n, std::
             largest          = size > largest ? size : largest;
             finite           = finite && size <= std::numeric_limits<float>::max(); // which NaN is not
         }
-        float const unit = finite ? largest / static_cast<float>(top) : std::numeric_limits<float>::quiet_NaN();
+        float unit = finite ? largest / static_cast<float>(top) : std::numeric_limits<float>::quiet_NaN();
+        if (unit < std::numeric_limits<float>::min()) unit = 0.0F; // which is rounded itself
 
         std::byte* const to    = packed + r * 4 * q.stride;
         std::byte* const bytes = to + layout.bytes_at;

@@ -7,7 +7,8 @@
 //   score        levels of a tile: [keys][head_dim] bytes      then as rows of 8 bits, by queries of one byte
 //   accumulate   the same                                      then as rows of 8 bits, by weights of one byte
 //
-// with the same roundings. A tile of 128 values is 8 KB, and stays in the first cache.
+// with the same roundings. Levels of 128 values are 12 KB a tile and stay in the first cache; from 512 on they do not.
+// They stand on the stack, 68 KB of some 100 that a call takes then.
 //
 // Why this shape: decoded to floats a row is four times as many bytes, is multiplied by a quarter as many values at a
 // time, and, where rows are rotated, has to be rotated back: that alone was half of the time of a step. Rejected for
