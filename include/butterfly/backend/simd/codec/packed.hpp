@@ -19,7 +19,8 @@
 //                weights by more than 1/128 of it: many that one byte rounds to nothing beside a heavy one
 //
 // Sums of bytes are exact, so that no grouping of keys or rows changes a bit. A query that is not finite gets scores
-// that are NaN, and so do keys whose scale is NaN; an infinite one gives infinities or NaN. A scale that is NaN, infinite or negative makes its sums NaN.
+// that are NaN, and so do keys whose scale is NaN; an infinite one gives infinities or NaN. A scale that is NaN,
+// infinite or negative makes its sums NaN.
 //
 // Why this shape: a row of 4 bits and 128 values is 66 bytes, which memory brings in a few cycles; four query heads
 // take 32 products of floats each way, and 8 of bytes. Levels come by a byte shuffle. Values of four keys are
