@@ -281,7 +281,7 @@ TEST_CASE("the tile class takes packed rows rounded to its unit", "[backend]") {
                 bf::attend(bf::backend::simd<>{.bf16 = unit}, p.q.view(), p.out.view(), o, all);
                 auto const wanted = testing::evaluate(p.q.view(), p.out.view(), o, all);
                 bool const exact  = bf::backend::resolve(unit) == bf::backend::bf16_unit::fma;
-                require_near(p.out, wanted, exact ? 1e-5 : 3e-2);
+                require_near(p.out, wanted, exact ? 1e-5 : 6e-2); // 2e-2 was seen: logits of rounded keys
             });
 }
 
