@@ -11,9 +11,9 @@
 // They stand on the stack, 68 KB of some 100 that a call takes then.
 //
 // Why this shape: decoded to floats a row is four times as many bytes, is multiplied by a quarter as many values at a
-// time, and, where rows are rotated, has to be rotated back: that alone was half of the time of a step. Rejected for
-// base 6: digits taken apart with keys in lanes, as packed_score.hpp does with bits: planes of ceil(n / 3) bytes end
-// within a load, and rows of up to 32 values are shorter than one.
+// time, and, where rows are rotated, has to be rotated back. Rejected for base 6: digits taken apart with keys in
+// lanes, as packed_score.hpp does with bits: planes of ceil(n / 3) bytes end within a load, and rows of up to 32 values
+// are shorter than one.
 
 #include <butterfly/backend/simd/codec/packed_decode.hpp>
 #include <butterfly/backend/simd/codec/packed_score.hpp>
