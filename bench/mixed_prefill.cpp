@@ -173,7 +173,7 @@ void run(settings const& s, json document) {
         steps * s.step, s.step, s.heads, s.kv_heads, s.head_dim, bf::backend::simd<>::name(), cores);
     std::map<std::string, std::vector<times>> found;
     {
-        bench::progress bar(static_cast<double>(s.rounds * tokens / s.step) * static_cast<double>(count));
+        bench::progress bar(static_cast<double>(s.rounds * steps) * static_cast<double>(count));
         for (int round = 0; round < s.rounds; ++round)
             bench::for_each_mixed_mix([&](auto const& m) {
                 if (!asked(m.name)) return;
