@@ -7,6 +7,7 @@
 //   unpack        the codes of a chunk of up to 64 values, in the order of the values      (quant/row_format.hpp)
 //                 looked up in a table: levels, signed bytes plus an offset
 //   look_up_64    bytes of a table of 64 by codes below 64
+//   look_up_windows  likewise by windows of a stream, for what has_windows; other vectors need not know it
 //   has_dot       whether this CPU has what `dot` and `weigh` take
 //   load_part     the first bytes of a chunk that ends early: 16 at least
 //   load_few      any number of bytes below a vector's; nothing past them is read

@@ -11,7 +11,8 @@
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
-/// 64 bytes. vpdpbusd, for CPUs that have it, is written as assembly, so that flags need not allow it.
+/// 64 bytes. Instructions of VNNI and VBMI, for CPUs that have them, are written as assembly, so that flags need not
+/// allow them.
 struct bytes_512 {
     using type                            = __m512i;
     static constexpr int size             = 64;
@@ -175,6 +176,34 @@ struct bytes_512 {
         type const top = both(codes, 16);
         return _mm512_mask_mov_epi8(look_up(t.lower, codes, top), _mm512_test_epi8_mask(codes, _mm512_set1_epi8(32)),
                                     look_up(t.upper, codes, top));
+    }
+    [[nodiscard]] static bool has_windows() noexcept {
+        return cpu::found().avx512_vbmi;
+    }
+    /// Where windows of a stream stand, and what they stand for.
+    struct window_table {
+        type words, shifts, levels;
+    };
+    template <int Bits>
+    [[nodiscard]] static window_table window_table_of(std::int8_t const* levels) noexcept {
+        alignas(64) std::uint8_t word[size], shift[size];
+        for (int i = 0; i < size; ++i) {
+            word[i]  = static_cast<std::uint8_t>(i / 8 * Bits + i % 8); // a byte of the stream
+            shift[i] = static_cast<std::uint8_t>(i % 8 * Bits);
+        }
+        return {_mm512_load_si512(word), _mm512_load_si512(shift), _mm512_loadu_si512(levels)};
+    }
+    /// Levels of 64 windows of six bits, Bits from one to the next, of a stream whose `bytes` bytes from `at` on end in
+    /// a copy of `first`.
+    template <int Bits>
+    [[nodiscard]] static type
+    look_up_windows(window_table const& t, std::byte const* at, index_t bytes, std::byte first) noexcept {
+        type stream = load_part(at, bytes);
+        if (bytes < size) stream = _mm512_mask_set1_epi8(stream, __mmask64{1} << bytes, static_cast<char>(first));
+        __asm__("vpermb %1, %2, %0" : "=v"(stream) : "v"(stream), "v"(t.words));
+        __asm__("vpmultishiftqb %1, %2, %0" : "=v"(stream) : "v"(stream), "v"(t.shifts));
+        __asm__("vpermb %1, %2, %0" : "=v"(stream) : "v"(t.levels), "v"(stream)); // by the lowest six bits
+        return stream;
     }
     [[nodiscard]] static type with_top(type codes, type top) noexcept {
         return _mm512_or_si512(codes, _mm512_slli_epi32(top, 2));

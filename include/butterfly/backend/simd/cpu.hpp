@@ -19,6 +19,7 @@ namespace butterfly::backend::cpu {
 struct features {
     bool avx2        = false; // all of x86-64-v3: AVX2, FMA, F16C, BMI1, BMI2, LZCNT, MOVBE
     bool avx512      = false; // all of x86-64-v4: AVX-512 F, BW, CD, DQ, VL
+    bool avx512_vbmi = false;
     bool avx512_vnni = false;
     bool avx512_bf16 = false;
     bool avx512_fp16 = false;
@@ -54,6 +55,7 @@ namespace detail {
     bool const vectors = (saved & 0x6U) == 0x6U, masks = (saved & 0xe6U) == 0xe6U, tiles = (saved >> 17 & 3U) == 3U;
     f.avx2                = vectors && first && lzcnt && bit(b, 3) && bit(b, 5) && bit(b, 8); // BMI1, AVX2, BMI2
     f.avx512              = masks && f.avx2 && bit(b, 16) && bit(b, 17) && bit(b, 28) && bit(b, 30) && bit(b, 31);
+    f.avx512_vbmi         = f.avx512 && bit(c, 1);
     f.avx512_vnni         = f.avx512 && bit(c, 11);
     f.avx512_fp16         = f.avx512 && bit(d, 23);
     bool const amx        = f.avx512 && tiles && bit(d, 24); // AMX-TILE

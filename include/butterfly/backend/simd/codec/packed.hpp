@@ -208,13 +208,25 @@ struct tile_scales {
     alignas(64) float scale[tile_slots];
     alignas(64) float zero[tile_slots];
 
+    template <class Isa>
     void load(row_format const& f, std::byte const* const* rows, int count, index_t g) noexcept {
         index_t const at = g * (f.zeros ? 4 : 2);
-#pragma GCC unroll 8
-        for (int k = 0; k < count; ++k) scale[k] = quant::detail::load_half<bfloat16>(rows[k] + at);
         std::fill(scale + count, scale + tile_slots, 0.0F);
-        std::fill(zero, zero + tile_slots, 0.0F);
-        for (int k = 0; f.zeros && k < count; ++k) zero[k] = quant::detail::load_half<float16>(rows[k] + at + 2);
+        if (f.zeros) {
+            alignas(64) std::uint16_t zeros[tile_slots] = {};
+#pragma GCC unroll 8
+            for (int k = 0; k < count; ++k) {
+                auto const both = load_integer<std::uint32_t>(rows[k] + at, 4);
+                scale[k]        = butterfly::detail::from_bfloat16_bits(static_cast<std::uint16_t>(both));
+                zeros[k]        = static_cast<std::uint16_t>(both >> 16);
+            }
+            for (int k = 0; k < tile_slots; k += lanes<Isa>)
+                load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + k).store_aligned(zero + k);
+        } else {
+#pragma GCC unroll 8
+            for (int k = 0; k < count; ++k) scale[k] = quant::detail::load_half<bfloat16>(rows[k] + at);
+            std::fill(zero, zero + tile_slots, 0.0F);
+        }
     }
 };
 

@@ -176,7 +176,7 @@ void score_rows(row_format const& f,
     rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
     tile_scales s;
     for (index_t g = 0; g < f.groups(k.head_dim); ++g) {
-        s.load(f, k.rows, k.count, g);
+        s.load<Isa>(f, k.rows, k.count, g);
         score_tile<B> const tile{rows.at, k.count, table, codes_at, g * group, std::min((g + 1) * group, k.head_dim)};
         by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
             alignas(64) float products[rows_at_once() * tile_slots];

@@ -235,7 +235,7 @@ void accumulate_rows(row_format const& f,
     tile_scales s;
     value_block values;
     for (index_t g = 0; g < f.groups(v.head_dim); ++g) {
-        s.load(f, rows.at, v.count, g);
+        s.load<Isa>(f, rows.at, v.count, g);
         for (int first = 0; first < query_rows; first += rows_of_weights) {
             int const some = std::min(rows_of_weights, query_rows - first);
             whole_weights<Bytes> whole[rows_of_weights];

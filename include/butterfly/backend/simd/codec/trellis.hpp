@@ -92,6 +92,20 @@ void for_each_row(quant::trellis<Bits> const& c,
                   index_t n,
                   Place const& levels_at,
                   F const& f) noexcept {
+    if constexpr (requires { B::has_windows(); })
+        if (B::has_windows()) {
+            auto const table = B::template window_table_of<Bits>(c.levels().data());
+            for (int j = 0; j < count; ++j) {
+                std::byte const* const stream = rows[j] + 2;
+                std::int8_t* const levels     = levels_at(j);
+                for (index_t i = 0; i < n; i += B::size)
+                    B::store(
+                        B::template look_up_windows<Bits>(table, stream + i * Bits / 8, (n - i) * Bits / 8, stream[0]),
+                        levels + i);
+                f(j, levels);
+            }
+            return;
+        }
     constexpr int block = 8;
     auto const table    = B::table_of_64(c.levels().data());
     alignas(64) std::uint64_t word[block][quant::longest_row / 8];
