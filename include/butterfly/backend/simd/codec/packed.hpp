@@ -16,8 +16,8 @@
 //                where that is subnormal
 //   a weight     to 1/(2 top) of the largest a_k of its tile: top is 255, or 127 where bytes are multiplied signed by
 //                signed or pairs of products are 16 bits; that times 257 or 129, in two bytes, where codes have eight
-//                bits and top is 127, and where one byte would shift the sum of a row's weights by more than 1/128 of
-//                it: many that one byte rounds to nothing beside a heavy one
+//                bits, and where one byte would shift the sum of a row's weights by more than 1/128 of it: many that
+//                one byte rounds to nothing beside a heavy one
 //
 // Sums of bytes are exact, so that no grouping of keys or rows changes a bit. A query that is not finite gets scores
 // that are NaN, and so do keys whose scale is NaN; an infinite one gives infinities or NaN. A scale that is NaN,

@@ -209,8 +209,8 @@ template <class Isa, class B>
 inline constexpr int rows_of_weights = 16;
 
 /// Bytes of a weight: two where one would be coarser than the codes.
-template <class B, packing Codes>
-inline constexpr int weight_bytes = Codes == packing::bits8&& B::weight_top < 255 ? 2 : 1;
+template <packing Codes>
+inline constexpr int weight_bytes = Codes == packing::bits8 ? 2 : 1;
 
 /// The listed rows of a tile, and where their codes stand: `codes_at` bytes from `codes`, up to tile_slots of them.
 struct summed_rows {
@@ -279,8 +279,8 @@ template <class Isa, class B, packing Codes>
 void accumulate(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
     row_format const& f = format_of(v.codec);
     whole_tile const rows(v.rows, v.keys, v.count);
-    accumulate_rows<Isa, B, Codes, weight_bytes<B, Codes>>(f, v, {rows.at, rows.at, f.header_bytes(v.head_dim)},
-                                                           weights, query_rows, out, stride);
+    accumulate_rows<Isa, B, Codes, weight_bytes<Codes>>(f, v, {rows.at, rows.at, f.header_bytes(v.head_dim)}, weights,
+                                                        query_rows, out, stride);
 }
 
 } // namespace packed
