@@ -221,6 +221,33 @@ void for_each_codec(F const& f) {
     f(quant::trellis<4>(5));
 }
 
+#if defined(__AVX2__) || defined(__aarch64__)
+/// Levels of a stream by shifts, as CPUs without instructions for windows take them.
+template <int Bits>
+void check_windows(index_t n, std::uint64_t seed) {
+    using isa   = bf::isa::current;
+    using bytes = bf::backend::vec::byte_vectors<isa>;
+    testing::random draws(seed, static_cast<std::uint64_t>(n));
+    quant::trellis<Bits> const codec(5);
+    auto const stream_bytes = static_cast<std::size_t>(n * Bits / 8), room = static_cast<std::size_t>(n + 64);
+    std::vector<std::byte> const stream = [&] { // to its last byte: what reads past it is found by sanitizers
+        std::vector<std::byte> all(stream_bytes);
+        for (auto& b : all) b = static_cast<std::byte>(draws.below(256));
+        return all;
+    }();
+    alignas(64) std::uint64_t words[quant::longest_row / 8];
+    std::vector<std::int8_t> shifted(room);
+    bf::backend::vec::windows::load_words<isa, Bits>(stream.data(), n, words);
+    bf::backend::vec::windows::look_up<isa, bytes, Bits>(words, n, bytes::table_of_64(codec.levels().data()),
+                                                         shifted.data());
+    for (index_t i = 0; i < n; ++i) {
+        CAPTURE(Bits, n, i);
+        auto const window = quant::detail::load_window<Bits>(stream.data(), n, i);
+        REQUIRE(shifted[static_cast<std::size_t>(i)] == codec.levels()[window]);
+    }
+}
+#endif
+
 std::uint64_t fresh_seed() {
     static std::uint64_t const seed = std::random_device{}() % 1000000;
     return seed;
@@ -253,6 +280,16 @@ TEST_CASE("packed rows are decoded to the bit", "[backend]") {
         });
     }
 }
+
+#if defined(__AVX2__) || defined(__aarch64__)
+TEST_CASE("windows of a trellis are looked up by shifts", "[backend]") {
+    for (index_t const n : {16, 32, 48, 64, 80, 128, 144, 256, 1008, 1024}) {
+        check_windows<2>(n, fresh_seed());
+        check_windows<3>(n, fresh_seed());
+        check_windows<4>(n, fresh_seed());
+    }
+}
+#endif
 
 TEST_CASE("packed rows are attended as what they decode to, queries and weights rounded", "[backend]") {
     for (index_t const n : {16, 48, 64, 80, 128, 192, 256, 576}) {
