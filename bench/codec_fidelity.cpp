@@ -5,7 +5,7 @@
 //
 // Judged are positions far beyond any window, so that nearly every key a query sees is packed. Rows are those that a
 // codec's own text decodes (support/codec_judge.hpp); beside pairs that this library's cache can keep stands what the
-// cache itself gives, sinks and window exact, by its kernels.
+// cache itself gives, sinks and window exact, in decode steps of its kernels.
 //
 // B/128 is bytes of 128 values. Published formats pack blocks of 128 and pay a whole one for a shorter row: that is
 // counted in B/row, but not in B/128, in their favour.

@@ -45,6 +45,7 @@ std::string group_of(std::string_view mix) {
     return mix.ends_with("_channels") ? "KIVI" : "library";
 }
 
+/// Outputs at positions, ascending: each a decode step, one query token.
 template <class Mix>
 bf::heads_buffer<float>
 run_cache(Mix const& mix, mix_sizes const& sizes, qkv const& in, std::vector<index_t> const& at, bf::executor threads) {
@@ -58,16 +59,17 @@ run_cache(Mix const& mix, mix_sizes const& sizes, qkv const& in, std::vector<ind
     bf::mixed_kv_cache<Mix> cache(config, mix);
     bf::heads_shape const out_shape{q.heads, static_cast<index_t>(at.size()), config.value_dim()};
     bf::heads_buffer<float> out(out_shape);
+    bf::heads_buffer<float> one({q.heads, 1, config.value_dim()});
     auto next = at.begin();
-    for (index_t first = 0; first < k.tokens && next != at.end(); first += step) {
-        index_t const count = std::min(step, k.tokens - first);
+    for (index_t first = 0; next != at.end();) {
+        index_t const count = std::min(step, *next + 1 - first);
         bf::append(policy, cache, in.k.view().slice(first, count), in.v.view().slice(first, count));
-        if (*next >= first + count) continue;
-        bf::heads_buffer<float> all({q.heads, count, config.value_dim()});
-        bf::attend(policy, in.q.view().slice(first, count), cache, all.view());
-        for (; next != at.end() && *next < first + count; ++next)
-            for (index_t h = 0; h < q.heads; ++h)
-                std::ranges::copy(all.view().row(h, *next - first), out.view().row(h, next - at.begin()).begin());
+        first += count;
+        if (first <= *next) continue;
+        bf::attend(policy, in.q.view().slice(*next, 1), cache, one.view());
+        for (index_t h = 0; h < q.heads; ++h)
+            std::ranges::copy(one.view().row(h, 0), out.view().row(h, next - at.begin()).begin());
+        ++next;
     }
     return out;
 }

@@ -53,6 +53,7 @@ TEST_CASE("what is found is what Linux shows", "[backend]") {
     auto const& cpu = bf::backend::cpu::found();
     REQUIRE(cpu.avx2 == v3);
     REQUIRE(cpu.avx512 == v4);
+    REQUIRE(cpu.avx512_vbmi == (v4 && all({"avx512vbmi"})));
     REQUIRE(cpu.avx512_vnni == (v4 && all({"avx512_vnni"})));
     REQUIRE(cpu.avx512_bf16 == (v4 && all({"avx512_bf16"})));
     REQUIRE(cpu.avx512_fp16 == (v4 && all({"avx512_fp16"})));

@@ -112,22 +112,27 @@ template <int Bits, int Tokens>
     return {k->affine_channels_ops(Bits, Tokens), k->name};
 }
 
-/// Outliers over rows that are said by a format: those rows by the kernels' functions. Any kernels that run here will
-/// do, since all decode to the same bits.
-template <quant::formatted Base, int Count>
+/// Outliers over rows that are said by a format: those rows by the functions of the kernels linked as number Linked.
+template <quant::formatted Base, int Count, std::size_t Linked>
 void decode_outliers(
     void const* codec, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
     auto const& c           = *static_cast<quant::outliers<Base, Count> const*>(codec);
-    auto const* const inner = host{}.kernels()->packed_ops(quant::format_of(c.base), bf16_unit::fma);
+    auto const* const inner = butterfly_kernels[Linked]->packed_ops(quant::format_of(c.base), bf16_unit::fma);
     static_cast<on_host::codec_ops const*>(inner)->decode(&c.base, rows, count, n, out, stride);
     for (int j = 0; j < count; ++j) c.restore(rows[j], n, out + j * stride);
 }
 template <quant::formatted Base, int Count>
 [[nodiscard]] bound_codec bind_codec(host const& policy, quant::outliers<Base, Count> const&) noexcept {
-    static constexpr vec::simd_codec_ops ops{{&decode_outliers<Base, Count>}, nullptr, nullptr};
+    static constexpr auto ops = []<std::size_t... I>(std::index_sequence<I...>) {
+        return std::array{vec::simd_codec_ops{{&decode_outliers<Base, Count, I>}, nullptr, nullptr}...};
+    }
+    (std::make_index_sequence<4>{}); // as many as any architecture has levels of
     kernel_table const* const k = policy.kernels();
-    if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::outliers<Base, Count>>, "host"};
-    return {&ops, k->name};
+    std::size_t linked          = 0;
+    while (linked < ops.size() && butterfly_kernels[linked] != k) ++linked;
+    if (k == nullptr || linked == ops.size())
+        return {&vec::foreign_ops<isa::current, quant::outliers<Base, Count>>, k != nullptr ? k->name : "host"};
+    return {&ops[linked], k->name};
 }
 
 [[nodiscard]] inline support supports(host const& policy, problem const& p) {

@@ -24,6 +24,8 @@
 #include <algorithm>
 #include <concepts>
 #include <span>
+#include <string>
+#include <vector>
 
 namespace butterfly::backend {
 
@@ -65,16 +67,31 @@ template <class Isa>
     return most;
 }
 
+/// How the stream class reads keys and values, each way once: "int8 dot (vnni), f32 of decoded rows".
+[[nodiscard]] inline std::string reading_of(problem const& p) {
+    std::vector<std::string> ways;
+    auto const add = [&](storage_ref const& rows, auto leaf) {
+        if (rows.ops == nullptr) return;
+        simd_codec_ops const& ops = ops_of(rows);
+        std::string const way     = ops.*leaf != nullptr ? ops.unit : "f32 of decoded rows";
+        if (std::find(ways.begin(), ways.end(), way) == ways.end()) ways.push_back(way);
+    };
+    for (int k = 0; k < p.pool_count; ++k) {
+        add(p.pools[k].keys, &simd_codec_ops::score);
+        add(p.pools[k].values, &simd_codec_ops::accumulate);
+    }
+    std::string text;
+    for (std::string const& way : ways) text += (text.empty() ? "" : ", ") + way;
+    return text.empty() ? "no rows" : text;
+}
+
 /// The kernel class of a call and its block shapes.
 template <class Isa>
 [[nodiscard]] std::string plan_text(problem const& p, int threads) {
     cut const c      = cut_problem<Isa>(p, threads);
     std::string text = c.stream ? "stream class, " : c.spanned ? "tile class by spans, " : "tile class, ";
     text += std::to_string(c.item_tokens()) + " tokens x " + std::to_string(c.chunk) + " heads per item, ";
-    simd_codec_ops const* const keys = p.pools[0].keys.ops != nullptr ? &ops_of(p.pools[0].keys) : nullptr;
-    if (c.stream)
-        return text + (keys != nullptr ? keys->unit : "f32") + ", keys and values read in place in spans of " +
-               std::to_string(span_slots) + " slots";
+    if (c.stream) return text + reading_of(p) + ", in spans of " + std::to_string(span_slots) + " slots";
     tile_unit const& unit = unit_of<Isa>(p);
     text +=
         unit.name + (", strips of " + std::to_string(unit.strip)) + " rows x " + std::to_string(tile_slots) + " keys";

@@ -14,9 +14,10 @@
 // centring and codecs, by name; max_tokens, max_append and max_rollback may differ as long as the content fits. Layout:
 // saved.hpp.
 //
-// A file is mapped: its bytes are read once for their checksums and once as they are copied. Bytes are moved by the
-// policy's copy_bytes, which must reach host memory too. save reads the cache like attend; load is exclusive, like
-// append, and one thread's call.
+// A file is mapped: its bytes are read once for their checksums and once as they are copied. Nothing stays mapped, for
+// the checksums read every byte before anything is changed, and a cache's memory is written to from then on. Bytes are
+// moved by the policy's copy_bytes, which must reach host memory too. save reads the cache like attend; load is
+// exclusive, like append, and one thread's call.
 
 #include <butterfly/cache/saved.hpp>
 #include <butterfly/core/mapped_file.hpp>

@@ -2,12 +2,13 @@
 #pragma once
 
 // Vectors of bytes for packed codes: unpacking, table look-ups, products of bytes. One struct for each kind of vector,
-// all with the same functions, so that the leaf of packed rows (codec/packed.hpp) is one text.
+// all with the same functions but those said to be of one, so that the leaf of packed rows (codec/packed.hpp) is one
+// text.
 //
 //   unpack        the codes of a chunk of up to 64 values, in the order of the values      (quant/row_format.hpp)
 //                 looked up in a table: levels, signed bytes plus an offset
 //   look_up_64    bytes of a table of 64 by codes below 64
-//   look_up_windows  likewise by windows of a stream, for what has_windows; other vectors need not know it
+//   look_up_windows   levels of the windows of a trellis, where has_windows; bytes_512 alone has the two
 //   has_dot       whether this CPU has what `dot` and `weigh` take
 //   load_part     the first bytes of a chunk that ends early: 16 at least
 //   load_few      any number of bytes below a vector's; nothing past them is read

@@ -193,8 +193,8 @@ struct bytes_512 {
         }
         return {_mm512_load_si512(word), _mm512_load_si512(shift), _mm512_loadu_si512(levels)};
     }
-    /// Levels of 64 windows of six bits, Bits from one to the next, of a stream whose `bytes` bytes from `at` on end in
-    /// a copy of `first`.
+    /// Levels of 64 windows of six bits, one every Bits bits: equals quant::detail::load_window and a look-up. `bytes`:
+    /// what is left of the stream from `at` on; `first`: its first byte, which stands once more behind the last.
     template <int Bits>
     [[nodiscard]] static type
     look_up_windows(window_table const& t, std::byte const* at, index_t bytes, std::byte first) noexcept {
