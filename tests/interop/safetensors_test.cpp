@@ -3,8 +3,6 @@
 
 #include "support/catch.hpp"
 
-#include <sys/stat.h>
-
 #include <filesystem>
 #include <fstream>
 
