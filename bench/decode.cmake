@@ -14,6 +14,9 @@ add_bench_status_test(decode .in_place 2 "^decode: --storage trellis4: --system 
 add_bench_status_test(decode .bad_head_dim 2 "^decode: --head-dim 100: lloyd_max16: lloyd_max: head_dim 100 is not a multiple of 16"
                       --storage lloyd_max16 --head-dim 100)
 add_bench_status_test(decode .group 2 "^decode: --heads 8 is not a multiple of --kv-heads 3" --kv-heads 3)
+add_bench_status_test(decode .mix_of_no_system 2 "^decode: --mix is of --system mixed" --mix k8v4)
+add_bench_status_test(decode .storage_of_no_system 2 "^decode: --storage is of --system dense and compressed" --system mixed
+                      --storage int8)
 add_bench_status_test(decode .many_rows 0 "\"class\": \"tile\"" --n-kv 64 --rows 9 --storage f32 --seconds 0.001 --threads 1
                       --json -)
 add_bench_status_test(decode .unit 0 "\"class\": \"\".*\"unit\": \"fma_f32_build\"" --backend scalar --n-kv 64 --storage bf16

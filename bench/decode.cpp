@@ -334,5 +334,11 @@ int main(int argc, char** argv) {
                  "unit that multiplies them.",
                  "decode");
     add_options(app, s);
-    return bench::run_program(app, argc, argv, [&] { run(s, bench::describe_run("decode", argc, argv)); });
+    return bench::run_program(app, argc, argv, [&] {
+        auto const attends = [&](char const* system) { return std::ranges::count(s.systems, system) > 0; };
+        if (app.count("--mix") > 0 && !attends("mixed")) throw bench::usage_error("--mix is of --system mixed");
+        if (app.count("--storage") > 0 && !attends("dense") && !attends("compressed"))
+            throw bench::usage_error("--storage is of --system dense and compressed");
+        run(s, bench::describe_run("decode", argc, argv));
+    });
 }

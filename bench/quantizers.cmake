@@ -10,6 +10,8 @@ add_bench_status_test(quantizers .real_cut 0 "\"keys\": {[^}]*\"rows\": 448,.*\"
                       --no-timing --json -)
 add_bench_status_test(quantizers .left_out 0 "left out: ggml_q4_0: ggml_q4_0: head_dim 48 is not a multiple of 32" --codec
                       ggml_q4_0 --codec lloyd_max16 --head-dim 48 --vectors 128 --no-timing)
+add_bench_status_test(quantizers .none_left 2 "^quantizers: --codec: lloyd_max: head_dim 100 is not a multiple of 16" --codec
+                      lloyd_max16 --head-dim 100)
 add_bench_status_test(quantizers .bad_codec 2 "^quantizers: --codec: abacus not in {f16," --codec abacus)
 add_bench_status_test(quantizers .bad_head_dim 2 "^quantizers: --head-dim 128: rows of .*qkv_cut.safetensors have 64" --qkv
                       "${PROJECT_SOURCE_DIR}/tests/data/qkv_cut.safetensors" --head-dim 128)

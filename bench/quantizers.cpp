@@ -235,6 +235,7 @@ void run(settings s, quantizer_list const& all, json document) {
         else
             document["left_out"].push_back({{"name", codec->name()}, {"reason", why}});
     }
+    if (chosen.empty()) throw bench::usage_error("--codec: {}", document["left_out"][0]["reason"].get<std::string>());
 
     std::vector<line> lines;
     {

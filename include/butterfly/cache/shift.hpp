@@ -59,9 +59,13 @@ template <class Config>
 /// Throws where a cache cannot forget `count` tokens.
 template <class Config>
 void check_shift(Config const& c, cache_counters const& at, index_t count) {
-    if (count < 0 || count % c.block_size != 0)
+    if (count < 0 || count % c.block_size != 0) {
+        std::string const below = std::to_string(round_down(count, c.block_size));
+        std::string const above = std::to_string(round_up(count, c.block_size));
         fail<shape_error>("shift: " + std::to_string(count) +
-                          " tokens, must be 0 or more, and a multiple of block_size " + std::to_string(c.block_size));
+                          " tokens, must be 0 or more, and a multiple of block_size " + std::to_string(c.block_size) +
+                          (count < 0 ? "" : ": " + below + " or " + above));
+    }
     if (count > droppable(c, at))
         fail<capacity_error>("shift: " + std::to_string(count) + " tokens, the cache can drop " +
                              std::to_string(droppable(c, at)) + ": those from position " + std::to_string(staying(c)) +
