@@ -708,7 +708,8 @@ TEMPLATE_LIST_TEST_CASE("a refused shift says why and changes nothing", "[shift]
         constexpr bf::shape_error const* shape       = nullptr;
         constexpr bf::capacity_error const* capacity = nullptr;
         constexpr bf::backend_error const* backend   = nullptr;
-        refused(shape, policy, 33, {}, "shift: 33 tokens, must be 0 or more, and a multiple of block_size 32: 32 or 64");
+        refused(shape, policy, 33, {},
+                "shift: 33 tokens, must be 0 or more, and a multiple of block_size 32: 32 or 64");
         refused(shape, policy, -32, {}, "shift: -32 tokens");
         refused(capacity, policy, 192, {},
                 "shift: 192 tokens, the cache can drop 160: those from position 32 to where its tail starts, 192");
