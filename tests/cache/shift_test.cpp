@@ -769,6 +769,29 @@ TEST_CASE("frequencies are powers of a base, and what makes none is refused", "[
         REQUIRE_THROWS_AS(bf::rope_frequencies(base, 8), bf::shape_error);
 }
 
+TEST_CASE("pairs are turned back by their angles, and channels after them not at all", "[shift]") {
+    constexpr int count = 3;
+    float cosines[count], sines[count];
+    for (int i = 0; i < count; ++i) {
+        cosines[i] = static_cast<float>(std::cos(0.4 + i));
+        sines[i]   = static_cast<float>(std::sin(0.4 + i));
+    }
+    for (auto const pairs : {bf::rope_pairs::halves, bf::rope_pairs::adjacent}) {
+        float const before[8] = {1.0F, -2.0F, 3.0F, 0.5F, -0.25F, 4.0F, 7.0F, 9.0F};
+        float after[8];
+        std::copy_n(before, 8, after);
+        bf::detail::turn_back(pairs, count, cosines, sines, after);
+        for (int i = 0; i < count; ++i) {
+            int const x = pairs == bf::rope_pairs::halves ? i : 2 * i;
+            int const y = pairs == bf::rope_pairs::halves ? i + count : 2 * i + 1;
+            CAPTURE(i, x, y);
+            REQUIRE(std::abs(after[x] - (before[x] * std::cos(0.4 + i) + before[y] * std::sin(0.4 + i))) < 1e-6);
+            REQUIRE(std::abs(after[y] - (before[y] * std::cos(0.4 + i) - before[x] * std::sin(0.4 + i))) < 1e-6);
+        }
+        REQUIRE((after[6] == before[6] && after[7] == before[7]));
+    }
+}
+
 TEST_CASE("a key is turned to the same bits on every machine", "[shift]") {
     bf::backend::scalar const policy;
     auto const hash_of = [&]<class Mix>(Mix const& mix) {
