@@ -81,6 +81,13 @@ TEST_CASE("host takes the best level that is allowed", "[backend]") {
     REQUIRE(bf::backend::host{}.level() == all.back().at_most);
 }
 
+TEST_CASE("outliers are decoded by kernels of the level that is allowed", "[backend]") {
+    bf::quant::outliers<bf::quant::affine<4, 64>, 4> const codec;
+    for (bf::backend::host const& one : policies())
+        for (bf::backend::host const& other : policies())
+            REQUIRE((bind_codec(one, codec).ops == bind_codec(other, codec).ops) == (one.kernels() == other.kernels()));
+}
+
 TEST_CASE("a problem runs at the level it was bound for", "[backend]") {
     auto data       = bf::testing::make_problem({.heads = 2, .tokens = 3, .head_dim = 8});
     auto const keys = bf::pool(data.k.view(), data.v.view(), bf::visible::causal_prefix());

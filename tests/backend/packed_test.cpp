@@ -514,6 +514,24 @@ TEST_CASE("rows of every packing are multiplied from codes where bytes can be", 
     });
 }
 
+TEST_CASE("explain names every way that rows are read", "[backend]") {
+    auto p = testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 1, .keys = 70, .head_dim = 64, .seed = 18});
+    quant::int8 const codec;
+    quant::affine<2, 32> const small;
+    packed<quant::int8> const k(codec, p.k);
+    packed<quant::affine<2, 32>> const v(small, p.v);
+    bf::backend::simd<> const policy{};
+    auto const text_of = [&](auto const& pool) {
+        auto const bound = bf::make_problem(policy, p.q.view(), p.out.view(), {}, pool);
+        return explain(policy, bound.problem());
+    };
+    std::string const decoded = "f32 of decoded rows";
+    std::string const text    = text_of(bf::pool(k.view(), v.view(), bf::visible::causal_prefix()));
+    REQUIRE(text.find(decoded) != std::string::npos);
+    REQUIRE((text.find("int8 dot") != std::string::npos) == from_codes(codec));
+    REQUIRE(text_of(bf::pool(p.k.view(), p.v.view(), bf::visible::causal_prefix())).find(decoded) == std::string::npos);
+}
+
 TEST_CASE("a negative scale makes sums NaN where codes are summed", "[backend]") {
     quant::int8 const codec;
     if (!from_codes(codec)) return;

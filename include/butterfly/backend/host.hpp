@@ -126,7 +126,7 @@ template <quant::formatted Base, int Count>
     static constexpr auto ops = []<std::size_t... I>(std::index_sequence<I...>) {
         return std::array{vec::simd_codec_ops{{&decode_outliers<Base, Count, I>}, nullptr, nullptr}...};
     }
-    (std::make_index_sequence<4>{}); // as many as any architecture has levels of
+    (std::make_index_sequence<4>{}); // more than any architecture has kernels of
     kernel_table const* const k = policy.kernels();
     std::size_t linked          = 0;
     while (linked < ops.size() && butterfly_kernels[linked] != k) ++linked;
