@@ -5,9 +5,9 @@
 //
 //   prepare      q' = R q (where rows are rotated), in bytes with one scale:  q' ~ unit * b,  b = 128 h + l where codes
 //                have eight bits
-//   score        s_k = scale * sum_g scale_kg * (unit * <b, level_k>_g + zero_kg * sum(q')_g)        g: groups
+//   score        s_k = scale * sum_g (scale_kg * unit * <b, level_k>_g + lift_kg * sum(q')_g)        g: groups
 //   accumulate   of a tile and group: a_k = w_k * scale_kg in whole numbers u_k of one unit a row;
-//                out += unit * sum_k u_k * level_k, in int32, + sum_k a_k * zero_kg
+//                out += unit * sum_k u_k * level_k, in int32, + sum_k w_k * lift_kg                  lift: scale * zero
 //   settle       out = R^T out (where rows are rotated), once for a span
 //
 // equals score_raw and accumulate_raw (raw_codec.hpp) of the decoded rows, up to the roundings of
@@ -32,6 +32,7 @@
 #include <butterfly/backend/simd/rotate.hpp>
 
 #include <array>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -56,9 +57,17 @@ inline constexpr index_t chunk = 64;
     return f.group == 0 ? n : std::min(f.group, n);
 }
 
-/// Whether rows are scored and summed here: values of a chunk are of one group.
+/// The least group whose values are scored and summed here: half a chunk.
+inline constexpr index_t half = chunk / 2;
+
+/// Whether rows are scored and summed here.
 [[nodiscard]] inline bool is_served(row_format const& f) noexcept {
-    return f.group % chunk == 0;
+    return f.group % half == 0;
+}
+
+/// Whether the two halves of a chunk are of two groups, each of one.
+[[nodiscard]] inline bool is_halved(row_format const& f) noexcept {
+    return f.group % chunk != 0;
 }
 
 /// Bytes of the codes of `count` values.
@@ -204,30 +213,36 @@ struct rows_in_turns {
     }
 };
 
-/// Scales and zeros of one group of the rows of a tile.
+/// Scales of one group of the rows of a tile, and what lifts its values: scale * zero. Zeros from `count` on.
 struct tile_scales {
     alignas(64) float scale[tile_slots];
-    alignas(64) float zero[tile_slots];
+    alignas(64) float lift[tile_slots];
 
     template <class Isa>
     void load(row_format const& f, std::byte const* const* rows, int count, index_t g) noexcept {
-        index_t const at = g * (f.zeros ? 4 : 2);
+        if (f.zeros) return load_pairs<Isa>(rows, count, 4 * g);
+#pragma GCC unroll 8
+        for (int k = 0; k < count; ++k) scale[k] = quant::detail::load_half<bfloat16>(rows[k] + 2 * g);
         std::fill(scale + count, scale + tile_slots, 0.0F);
-        if (f.zeros) {
-            alignas(64) std::uint16_t zeros[tile_slots] = {};
+        std::fill(lift, lift + tile_slots, 0.0F);
+    }
+
+private:
+    /// From pairs of scale and zero.
+    template <class Isa>
+    void load_pairs(std::byte const* const* rows, int count, index_t at) noexcept {
+        alignas(64) std::uint32_t both[tile_slots];
+        alignas(64) std::uint16_t zeros[tile_slots];
 #pragma GCC unroll 8
-            for (int k = 0; k < count; ++k) {
-                auto const both = load_integer<std::uint32_t>(rows[k] + at, 4);
-                scale[k]        = butterfly::detail::from_bfloat16_bits(static_cast<std::uint16_t>(both));
-                zeros[k]        = static_cast<std::uint16_t>(both >> 16);
-            }
-            for (int k = 0; k < tile_slots; k += lanes<Isa>)
-                load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + k).store_aligned(zero + k);
-        } else {
-#pragma GCC unroll 8
-            for (int k = 0; k < count; ++k) scale[k] = quant::detail::load_half<bfloat16>(rows[k] + at);
-            std::fill(zero, zero + tile_slots, 0.0F);
+        for (int k = 0; k < count; ++k) both[k] = load_integer<std::uint32_t>(rows[k] + at, 4);
+        std::fill(both + count, both + tile_slots, 0U);
+        for (int k = 0; k < tile_slots; ++k) {
+            scale[k] = std::bit_cast<float>(both[k] << 16);
+            zeros[k] = static_cast<std::uint16_t>(both[k] >> 16);
         }
+        for (int k = 0; k < tile_slots; k += lanes<Isa>)
+            (load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + k) * f32<Isa>::load_aligned(scale + k))
+                .store_aligned(lift + k);
     }
 };
 

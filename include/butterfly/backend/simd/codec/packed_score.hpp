@@ -30,7 +30,9 @@ struct key_sums {
     typename B::type sum[Rows * Bytes][Blocks];
     rows_in_turns& next;
 
-    explicit key_sums(rows_in_turns& ahead) noexcept : next(ahead) {
+    explicit key_sums(rows_in_turns& ahead) noexcept : next(ahead) { clear(); }
+
+    [[gnu::always_inline]] void clear() noexcept {
 #pragma GCC unroll 8
         for (int r = 0; r < Rows * Bytes; ++r)
 #pragma GCC unroll 2
@@ -62,47 +64,55 @@ struct key_sums {
 };
 
 /// Adds the products of a whole chunk, whose codes begin `at` bytes from the rows. Values four by four: those that
-/// stand in the same bytes come from one load.
-template <class Isa, class B, packing Codes, int Rows, int Bytes, int Blocks>
+/// stand in the same bytes come from one load. Where Halves, those of one half after those of the other, and
+/// at_half(i) is called after each.
+template <class Isa, class B, packing Codes, bool Halves, int Rows, int Bytes, int Blocks, class F>
 [[gnu::always_inline]] inline void add_chunk(std::byte const* const* rows,
                                              index_t at,
                                              typename B::table const& table,
                                              query_rows const& queries,
-                                             key_sums<Isa, B, Rows, Bytes, Blocks>& sums) noexcept {
-    using vector         = typename B::type;
-    constexpr auto bits  = quant::detail::bits_of(Codes);
-    constexpr int planes = 8 / bits.plane;
-    constexpr int plane  = static_cast<int>(chunk) / planes; // bytes
+                                             key_sums<Isa, B, Rows, Bytes, Blocks>& sums,
+                                             F const& at_half) noexcept {
+    using vector             = typename B::type;
+    constexpr auto bits      = quant::detail::bits_of(Codes);
+    constexpr int planes     = 8 / bits.plane;
+    constexpr int plane      = static_cast<int>(chunk) / planes; // bytes
+    constexpr int blocks     = plane / 16;
+    constexpr bool by_planes = Halves && planes == 2; // whose halves are planes
+    constexpr int kept       = by_planes ? blocks : 1;
     [[maybe_unused]] vector tops[Blocks][2];
     if constexpr (bits.top != 0)
 #pragma GCC unroll 2
         for (int i = 0; i < Blocks; ++i) B::load_keys_of_8(rows + i * B::keys, at + plane, tops[i]);
-    unrolled<plane / 16>([&](auto block) __attribute__((always_inline)) {
-        vector codes[Blocks][4];
+    vector codes[kept][Blocks][4];
+    unrolled<static_cast<int>(chunk) / 4>([&](auto step) __attribute__((always_inline)) {
+        constexpr int w     = step() % 4; // four bytes of a block
+        constexpr int p     = by_planes ? step() / 4 / blocks : step() / 4 % planes;
+        constexpr int block = by_planes ? step() / 4 % blocks : step() / 4 / planes;
+        constexpr int value = p * plane + 16 * block + 4 * w; // the first of the four
+        constexpr int mask  = (1 << bits.plane) - 1;
+        if constexpr (p == 0 && w == 0)
 #pragma GCC unroll 2
-        for (int i = 0; i < Blocks; ++i) B::load_keys(rows + i * B::keys, at + 16 * block(), codes[i]);
-        unrolled<4 * planes>([&](auto number) __attribute__((always_inline)) {
-            constexpr int w = number() % 4, p = number() / 4;       // four bytes of the block, plane
-            constexpr int value = p * plane + 16 * block() + 4 * w; // the first of the four
-            constexpr int mask  = (1 << bits.plane) - 1;
-            vector levels[Blocks];
+            for (int i = 0; i < Blocks; ++i) B::load_keys(rows + i * B::keys, at + 16 * block, codes[block % kept][i]);
+        vector levels[Blocks];
 #pragma GCC unroll 2
-            for (int i = 0; i < Blocks; ++i) {
-                if constexpr (Codes == packing::bits8) {
-                    levels[i] = B::biased(codes[i][w], B::bias);
-                } else {
-                    vector const code = B::both(B::template down<p * bits.plane>(codes[i][w]), mask);
-                    if constexpr (bits.top == 0) {
-                        levels[i] = B::look_up(table, code);
-                    } else { // bit value / 8 of the byte value % 8
-                        vector const top = B::both(B::template down<value / 8>(tops[i][w % 2]), 1);
-                        levels[i] =
-                            bits.plane == 4 ? B::look_up(table, code, top) : B::look_up(table, B::with_top(code, top));
-                    }
+        for (int i = 0; i < Blocks; ++i) {
+            vector const four = codes[block % kept][i][w];
+            if constexpr (Codes == packing::bits8) {
+                levels[i] = B::biased(four, B::bias);
+            } else {
+                vector const code = B::both(B::template down<p * bits.plane>(four), mask);
+                if constexpr (bits.top == 0) {
+                    levels[i] = B::look_up(table, code);
+                } else { // bit value / 8 of the byte value % 8
+                    vector const top = B::both(B::template down<value / 8>(tops[i][w % 2]), 1);
+                    levels[i] =
+                        bits.plane == 4 ? B::look_up(table, code, top) : B::look_up(table, B::with_top(code, top));
                 }
             }
-            sums.add(levels, queries.at(value));
-        });
+        }
+        sums.add(levels, queries.at(value));
+        if constexpr (Halves && value % half == half - 4) at_half(value / half);
     });
 }
 
@@ -133,35 +143,88 @@ void add_rest(std::byte const* const* rows,
     }
 }
 
-/// A tile of keys as the products of one group read it: rows up to a multiple of two blocks, the last one repeated.
+/// A tile of keys as the products of one group read it, or those of the two groups of a chunk: rows up to a multiple
+/// of two blocks, the last one repeated.
 template <class B>
 struct score_tile {
     std::byte const* const* rows;
     int count;
     typename B::table const& table;
     index_t codes_at;   // from a row's start
-    index_t begin, end; // values of the group
+    index_t begin, end; // values
 };
 
-/// products[r * tile_slots + k] of Rows queries with all rows.
-template <class Isa, class B, packing Codes, int Bytes, int Rows>
+/// products[r * tile_slots + k] of Rows queries with all rows; where Halves, behind them those of the second group.
+template <class Isa, class B, packing Codes, int Bytes, bool Halves, int Rows>
 void dot_rows(score_tile<B> const& t, query_rows const& queries, rows_in_turns& next, float* products) noexcept {
     constexpr int blocks = 2;
     for (int k = 0; k < t.count; k += blocks * B::keys) {
         key_sums<Isa, B, Rows, Bytes, blocks> sums(next);
+        auto const at_half = [&](index_t i) __attribute__((always_inline)) {
+            sums.store(products + i * Rows * tile_slots + k);
+            sums.clear();
+        };
         index_t first = t.begin;
         for (; t.end - first >= chunk; first += chunk)
-            add_chunk<Isa, B, Codes>(t.rows + k, t.codes_at + bytes_of<Codes>(first), t.table, queries.at(first), sums);
+            add_chunk<Isa, B, Codes, Halves>(t.rows + k, t.codes_at + bytes_of<Codes>(first), t.table,
+                                             queries.at(first), sums, at_half);
         if (first < t.end)
             by_chunks(first, t.end, [&](index_t at, index_t count) {
                 add_rest<Isa, B, Codes>(t.rows + k, t.codes_at + bytes_of<Codes>(at), count, t.table, queries.at(at),
                                         sums);
+                if constexpr (Halves) at_half((at - t.begin) / half);
             });
-        sums.store(products + k);
+        if constexpr (!Halves) sums.store(products + k);
     }
 }
 
 /// score of rows of a format whose codes stand `codes_at` bytes from `codes`, by queries of Bytes bytes a value.
+template <class Isa, class B, packing Codes, int Bytes, bool Halves>
+void score_groups(row_format const& f,
+                  key_rows const& k,
+                  std::byte const* const* codes,
+                  index_t codes_at,
+                  stream_queries const& q,
+                  float* scores) noexcept {
+    constexpr int most = Halves ? 2 : 1; // groups at once
+    query_layout const layout(f, k.head_dim);
+    index_t const stride = 4 * q.stride, group = group_of(f, k.head_dim), groups = f.groups(k.head_dim);
+    auto const table = B::table_of(f, B::bias);
+    whole_tile const rows(codes, nullptr, k.count);
+    rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
+    tile_scales scales[most];
+    for (index_t g = 0; g < groups; g += most) {
+        int const some = static_cast<int>(std::min<index_t>(most, groups - g));
+        for (int i = 0; i < some; ++i) scales[i].template load<Isa>(f, k.rows, k.count, g + i);
+        score_tile<B> const tile{rows.at,  k.count,   table,
+                                 codes_at, g * group, std::min((g + some) * group, k.head_dim)};
+        by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
+            alignas(64) float products[most * rows_at_once() * tile_slots];
+            std::byte const* const queries = q.packed + first * stride;
+            dot_rows<Isa, B, Codes, Bytes, Halves, rows_at_once()>(
+                tile, {queries + layout.bytes_at, stride, k.head_dim}, next, products);
+            for (int r = 0; r < real; ++r) {
+                std::byte const* const header = queries + r * stride;
+                f32<Isa> const unit(q.scale * header_at(header, query_layout::unit));
+                float* const to = scores + (first + r) * tile_slots;
+                for (int i = 0; i < some; ++i) {
+                    tile_scales const& s       = scales[i];
+                    float const* const product = products + (i * rows_at_once() + r) * tile_slots;
+                    f32<Isa> const bias(-B::bias * header_at(header, query_layout::sum_of_bytes(g + i)));
+                    f32<Isa> const sum(header_at(header, query_layout::sum_of_values(g + i)));
+                    for (int j = 0; j < k.count; j += lanes<Isa>) {
+                        f32<Isa> const level  = f32<Isa>::load_aligned(product + j) + bias;
+                        f32<Isa> const lifted = f32<Isa>::load_aligned(s.lift + j) * sum;
+                        f32<Isa> const dot    = fma(level, f32<Isa>::load_aligned(s.scale + j), lifted);
+                        (g + i == 0 ? dot * unit : fma(dot, unit, load_as<Isa>(to + j))).store_unaligned(to + j);
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The same, whatever the groups.
 template <class Isa, class B, packing Codes, int Bytes>
 void score_rows(row_format const& f,
                 key_rows const& k,
@@ -169,35 +232,10 @@ void score_rows(row_format const& f,
                 index_t codes_at,
                 stream_queries const& q,
                 float* scores) noexcept {
-    query_layout const layout(f, k.head_dim);
-    index_t const stride = 4 * q.stride, group = group_of(f, k.head_dim);
-    auto const table = B::table_of(f, B::bias);
-    whole_tile const rows(codes, nullptr, k.count);
-    rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
-    tile_scales s;
-    for (index_t g = 0; g < f.groups(k.head_dim); ++g) {
-        s.load<Isa>(f, k.rows, k.count, g);
-        score_tile<B> const tile{rows.at, k.count, table, codes_at, g * group, std::min((g + 1) * group, k.head_dim)};
-        by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
-            alignas(64) float products[rows_at_once() * tile_slots];
-            std::byte const* const queries = q.packed + first * stride;
-            dot_rows<Isa, B, Codes, Bytes, rows_at_once()>(tile, {queries + layout.bytes_at, stride, k.head_dim}, next,
-                                                           products);
-            for (int r = 0; r < real; ++r) {
-                std::byte const* const header = queries + r * stride;
-                f32<Isa> const unit(q.scale * header_at(header, query_layout::unit));
-                f32<Isa> const lift(-B::bias * header_at(header, query_layout::sum_of_bytes(g)));
-                f32<Isa> const sum(header_at(header, query_layout::sum_of_values(g)));
-                float* const to = scores + (first + r) * tile_slots;
-                for (int j = 0; j < k.count; j += lanes<Isa>) {
-                    f32<Isa> const level = f32<Isa>::load_aligned(products + r * tile_slots + j) + lift;
-                    f32<Isa> const dot   = fma(f32<Isa>::load_aligned(s.zero + j), sum, level);
-                    f32<Isa> const scale = f32<Isa>::load_aligned(s.scale + j) * unit;
-                    (g == 0 ? dot * scale : fma(dot, scale, load_as<Isa>(to + j))).store_unaligned(to + j);
-                }
-            }
-        });
-    }
+    if (is_halved(f))
+        score_groups<Isa, B, Codes, Bytes, true>(f, k, codes, codes_at, q, scores);
+    else
+        score_groups<Isa, B, Codes, Bytes, false>(f, k, codes, codes_at, q, scores);
 }
 
 /// score, from codes.

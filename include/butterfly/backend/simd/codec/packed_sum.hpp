@@ -7,6 +7,9 @@
 
 #include <butterfly/backend/simd/codec/packed.hpp>
 
+#include <algorithm>
+#include <array>
+
 #if defined(__AVX2__) || defined(__aarch64__)
 
 namespace butterfly::backend::vec {
@@ -18,7 +21,7 @@ template <int Bytes>
 struct whole_weights {
     alignas(64) std::uint8_t bytes[Bytes][tile_slots]; // the lowest first
     float unit;                                        // of the lowest
-    float lifted;                                      // sum_k a_k * zero_k
+    float lifted;                                      // sum_k w_k * lift_k
     bool fair;                                         // whether rounding kept the sum of a_k
 };
 
@@ -31,12 +34,12 @@ void weigh_row(tile_scales const& s, value_rows const& v, float const* weights, 
     std::fill(a + v.count, a + tile_slots, 0.0F);
     f32<Isa> most(0.0F), least(0.0F), all(0.0F), lifted(0.0F);
     for (int k = 0; k < tile_slots; k += lanes<Isa>) {
-        f32<Isa> const x = f32<Isa>::load_aligned(a + k) * f32<Isa>::load_aligned(s.scale + k);
+        f32<Isa> const w = f32<Isa>::load_aligned(a + k), x = w * f32<Isa>::load_aligned(s.scale + k);
         x.store_aligned(a + k);
         most   = xsimd::max(most, x);
         least  = xsimd::min(least, x);
         all    = all + x;
-        lifted = fma(x, f32<Isa>::load_aligned(s.zero + k), lifted);
+        lifted = fma(w, f32<Isa>::load_aligned(s.lift + k), lifted);
     }
     float const largest = horizontal_max(most), sum = horizontal_sum(all);
     to.lifted = horizontal_sum(lifted);
@@ -135,73 +138,60 @@ void interleave_rows(std::byte const* const* rows,
     }
 }
 
-/// out[r][column] += unit_r * sums of products of Rows rows of weights with a block, + what zeros add.
-template <class Isa, class B, int Bytes, int Rows>
+/// Weights of some rows for the one or two groups of the columns that are summed at once: of each group [rows].
+template <int Bytes>
+using group_weights = std::array<whole_weights<Bytes> const*, 2>;
+
+/// out[r][column] += unit_r * sums of products of Rows rows of weights with columns [first, first + columns) of a
+/// block, + what lifts them. Halves: each half of a chunk of columns has weights of its own.
+template <class Isa, class B, int Bytes, bool Halves, int Rows>
 void sum_block(value_block const& values,
                int count,
+               index_t first,
                index_t columns,
-               whole_weights<Bytes> const* weights,
+               group_weights<Bytes> const& weights,
                float* out,
                index_t stride) noexcept {
     constexpr int wide          = 4 / Bytes; // vectors of columns in registers
     constexpr int digit         = B::weight_top + 1;
     constexpr index_t of_vector = B::size / 4;
+    constexpr int vectors       = Halves ? std::min(wide, static_cast<int>(half / of_vector)) : wide; // of one group
+    constexpr int groups        = wide / vectors;
     for (index_t c = 0; c < columns; c += wide * of_vector) {
+        whole_weights<Bytes> const* row[groups];
+        for (int g = 0; g < groups; ++g) row[g] = weights[static_cast<std::size_t>(Halves ? c / half + g : 0)];
         typename B::type sum[Rows * wide * Bytes];
 #pragma GCC unroll 16
         for (int i = 0; i < Rows * wide * Bytes; ++i) sum[i] = B::zero();
         for (int k = 0; k < count; k += 4) {
             typename B::type value[wide];
 #pragma GCC unroll 4
-            for (int i = 0; i < wide; ++i) value[i] = B::load(values.at(k, c) + i * B::size);
+            for (int i = 0; i < wide; ++i) value[i] = B::load(values.at(k, first + c) + i * B::size);
 #pragma GCC unroll 4
             for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 2
-                for (int b = 0; b < Bytes; ++b) {
-                    typename B::type const four = B::four_weights(
-                        load_integer<std::uint32_t>(reinterpret_cast<std::byte const*>(weights[r].bytes[b] + k), 4));
+                for (int b = 0; b < Bytes; ++b)
+#pragma GCC unroll 2
+                    for (int g = 0; g < groups; ++g) {
+                        typename B::type const four = B::four_weights(
+                            load_integer<std::uint32_t>(reinterpret_cast<std::byte const*>(row[g][r].bytes[b] + k), 4));
 #pragma GCC unroll 4
-                    for (int i = 0; i < wide; ++i) {
-                        int const at = (r * wide + i) * Bytes + b;
-                        sum[at]      = B::weigh(sum[at], four, value[i]);
+                        for (int i = g * vectors; i < (g + 1) * vectors; ++i) {
+                            int const at = (r * wide + i) * Bytes + b;
+                            sum[at]      = B::weigh(sum[at], four, value[i]);
+                        }
                     }
-                }
         }
-        for (int r = 0; r < Rows; ++r) {
-            f32<Isa> const unit(weights[r].unit), lifted(weights[r].lifted);
+        for (int r = 0; r < Rows; ++r)
             for (int i = 0; i < wide && c + i * of_vector < columns; ++i) {
-                float* const to = out + r * stride + c + i * of_vector;
-                int const at    = (r * wide + i) * Bytes;
-                f32<Isa> whole  = B::template to_float<Isa>(sum[at]);
+                whole_weights<Bytes> const& of = row[i / vectors][r];
+                float* const to                = out + r * stride + c + i * of_vector;
+                int const at                   = (r * wide + i) * Bytes;
+                f32<Isa> whole                 = B::template to_float<Isa>(sum[at]);
                 if constexpr (Bytes == 2)
                     whole = fma(B::template to_float<Isa>(sum[at + 1]), f32<Isa>(static_cast<float>(digit)), whole);
-                (load_as<Isa>(to) + fma(whole, unit, lifted)).store_unaligned(to);
+                (load_as<Isa>(to) + fma(whole, f32<Isa>(of.unit), f32<Isa>(of.lifted))).store_unaligned(to);
             }
-        }
-    }
-}
-
-/// sum_block of single rows, each by as many bytes as keep the sum of its weights.
-template <class Isa, class B>
-[[gnu::noinline]] void sum_rows(tile_scales const& s,
-                                value_rows const& v,
-                                float const* weights,
-                                value_block const& values,
-                                index_t columns,
-                                whole_weights<1> const* whole,
-                                int first,
-                                int some,
-                                float* out,
-                                index_t stride) noexcept {
-    for (int r = 0; r < some; ++r) {
-        float* const to = out + (first + r) * stride;
-        if (whole[r].fair) {
-            sum_block<Isa, B, 1, 1>(values, v.count, columns, whole + r, to, stride);
-        } else {
-            whole_weights<2> finer;
-            weigh_row<Isa, B>(s, v, weights + (first + r) * tile_slots, finer);
-            sum_block<Isa, B, 2, 1>(values, v.count, columns, &finer, to, stride);
-        }
     }
 }
 
@@ -219,7 +209,118 @@ struct summed_rows {
     index_t codes_at;
 };
 
+/// Weights of up to rows_of_weights rows, for one group or the two of a chunk.
+template <int Bytes, bool Halves>
+struct weights_of_rows {
+    static constexpr int most = Halves ? 2 : 1; // groups
+    tile_scales scales[most];
+    whole_weights<Bytes> whole[most][rows_of_weights];
+    bool fair[rows_of_weights]; // of all groups
+
+    /// Of groups [group, group + groups).
+    template <class Isa, class B>
+    void make(row_format const& f,
+              value_rows const& v,
+              std::byte const* const* rows,
+              float const* weights,
+              int some,
+              index_t group,
+              int groups) noexcept {
+        std::fill_n(fair, some, true);
+        for (int g = 0; g < groups; ++g) {
+            scales[g].template load<Isa>(f, rows, v.count, group + g);
+            for (int r = 0; r < some; ++r) {
+                weigh_row<Isa, B>(scales[g], v, weights + r * tile_slots, whole[g][r]);
+                fair[r] = fair[r] && whole[g][r].fair;
+            }
+        }
+    }
+    [[nodiscard]] group_weights<Bytes> from(int r, int groups) const noexcept {
+        return {whole[0] + r, whole[groups - 1] + r};
+    }
+};
+
+/// Rows one by one, each by as many bytes as keep the sum of its weights.
+template <class Isa, class B, bool Halves>
+[[gnu::noinline]] void sum_apart(weights_of_rows<1, Halves> const& by,
+                                 value_rows const& v,
+                                 float const* weights,
+                                 int some,
+                                 int groups,
+                                 value_block const& values,
+                                 index_t first,
+                                 index_t columns,
+                                 float* out,
+                                 index_t stride) noexcept {
+    for (int r = 0; r < some; ++r) {
+        float* const to = out + r * stride;
+        if (by.fair[r]) {
+            sum_block<Isa, B, 1, Halves, 1>(values, v.count, first, columns, by.from(r, groups), to, stride);
+        } else {
+            whole_weights<2> finer[2];
+            for (int g = 0; g < groups; ++g) weigh_row<Isa, B>(by.scales[g], v, weights + r * tile_slots, finer[g]);
+            sum_block<Isa, B, 2, Halves, 1>(values, v.count, first, columns, {finer, finer + groups - 1}, to, stride);
+        }
+    }
+}
+
 /// accumulate of rows of a format, by weights of Bytes bytes.
+template <class Isa, class B, packing Codes, int Bytes, bool Halves>
+void accumulate_groups(row_format const& f,
+                       value_rows const& v,
+                       summed_rows const& rows,
+                       float const* weights,
+                       int query_rows,
+                       float* out,
+                       index_t stride) noexcept {
+    constexpr bool by_codes   = quant::detail::bits_of(Codes).top == 0;
+    constexpr index_t columns = by_codes ? columns_at_once<B, Codes> : chunk;
+    index_t const n = v.head_dim, group = group_of(f, n);
+    auto const table = B::table_of(f, 0);
+    rows_in_turns next(v.ahead, (v.count + 3) / 4 * butterfly::detail::ceil_div(n, columns));
+    weights_of_rows<Bytes, Halves> by;
+    value_block values;
+    for (int first = 0; first < query_rows; first += rows_of_weights, weights += rows_of_weights * tile_slots) {
+        int const some      = std::min(rows_of_weights, query_rows - first);
+        index_t weighed     = -1;                              // the first of the groups that `by` is of
+        auto const sum_some = [&](index_t at, index_t count) { // of columns that stand in `values`
+            for (index_t c = 0, part = 0; c < count; c += part) {
+                index_t const g  = (at + c) / group;
+                part             = std::min(count - c, Halves ? chunk : (g + 1) * group - (at + c));
+                int const groups = Halves && part > half ? 2 : 1;
+                if (g != weighed) by.template make<Isa, B>(f, v, rows.at, weights, some, weighed = g, groups);
+                float* const to = out + first * stride + at + c;
+                if constexpr (Bytes == 1)
+                    if (!std::all_of(by.fair, by.fair + some, [](bool fair) { return fair; })) {
+                        sum_apart<Isa, B>(by, v, weights, some, groups, values, c, part, to, stride);
+                        continue;
+                    }
+                by_rows<Isa>(some, false, [&](auto rows_at_once, int r, int) {
+                    sum_block<Isa, B, Bytes, Halves, rows_at_once()>(values, v.count, c, part, by.from(r, groups),
+                                                                     to + r * stride, stride);
+                });
+            }
+        };
+        index_t column = 0;
+        if constexpr (by_codes) {
+            values.columns = columns;
+            for (index_t count = 0; n - column >= chunk; column += count) {
+                count = std::min(columns, butterfly::detail::round_down(n - column, chunk));
+                interleave_codes<B, Codes>(rows.codes, v.count, rows.codes_at + bytes_of<Codes>(column),
+                                           bytes_of<Codes>(count), table, next, values);
+                sum_some(column, count);
+            }
+        }
+        values.columns = chunk;
+        by_chunks(column, n, [&](index_t at, index_t count) {
+            interleave_rows<B, Codes>(rows.codes, v.count, rows.codes_at + bytes_of<Codes>(at), count, table, next,
+                                      values);
+            sum_some(at, count);
+        });
+    }
+}
+
+/// The same, whatever the groups.
 template <class Isa, class B, packing Codes, int Bytes>
 void accumulate_rows(row_format const& f,
                      value_rows const& v,
@@ -228,50 +329,10 @@ void accumulate_rows(row_format const& f,
                      int query_rows,
                      float* out,
                      index_t stride) noexcept {
-    constexpr index_t columns = quant::detail::bits_of(Codes).top == 0 ? columns_at_once<B, Codes> : chunk;
-    index_t const group       = group_of(f, v.head_dim);
-    auto const table          = B::table_of(f, 0);
-    rows_in_turns next(v.ahead, (v.count + 3) / 4 * butterfly::detail::ceil_div(v.head_dim, columns));
-    tile_scales s;
-    value_block values;
-    for (index_t g = 0; g < f.groups(v.head_dim); ++g) {
-        s.load<Isa>(f, rows.at, v.count, g);
-        for (int first = 0; first < query_rows; first += rows_of_weights) {
-            int const some = std::min(rows_of_weights, query_rows - first);
-            whole_weights<Bytes> whole[rows_of_weights];
-            bool fair = true;
-            for (int r = 0; r < some; ++r) {
-                weigh_row<Isa, B>(s, v, weights + (first + r) * tile_slots, whole[r]);
-                fair = fair && (Bytes == 2 || whole[r].fair);
-            }
-            auto const sum_columns = [&](index_t column, index_t count) {
-                if constexpr (Bytes == 1)
-                    if (!fair)
-                        return sum_rows<Isa, B>(s, v, weights, values, count, whole, first, some, out + column, stride);
-                by_rows<Isa>(some, false, [&](auto rows_at_once, int r, int) {
-                    sum_block<Isa, B, Bytes, rows_at_once()>(values, v.count, count, whole + r,
-                                                             out + (first + r) * stride + column, stride);
-                });
-            };
-            index_t column    = g * group;
-            index_t const end = std::min(column + group, v.head_dim);
-            if constexpr (quant::detail::bits_of(Codes).top == 0) {
-                values.columns = columns;
-                for (index_t count = 0; end - column >= chunk; column += count) {
-                    count = std::min(values.columns, butterfly::detail::round_down(end - column, chunk));
-                    interleave_codes<B, Codes>(rows.codes, v.count, rows.codes_at + bytes_of<Codes>(column),
-                                               bytes_of<Codes>(count), table, next, values);
-                    sum_columns(column, count);
-                }
-            }
-            values.columns = chunk;
-            by_chunks(column, end, [&](index_t at, index_t count) {
-                interleave_rows<B, Codes>(rows.codes, v.count, rows.codes_at + bytes_of<Codes>(at), count, table, next,
-                                          values);
-                sum_columns(at, count);
-            });
-        }
-    }
+    if (is_halved(f))
+        accumulate_groups<Isa, B, Codes, Bytes, true>(f, v, rows, weights, query_rows, out, stride);
+    else
+        accumulate_groups<Isa, B, Codes, Bytes, false>(f, v, rows, weights, query_rows, out, stride);
 }
 
 /// accumulate, from codes.
