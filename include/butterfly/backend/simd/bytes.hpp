@@ -10,6 +10,7 @@
 //   look_up_64    bytes of a table of 64 by codes below 64
 //   look_up_windows   levels of the windows of a trellis, where has_windows; bytes_512 alone has the two
 //   has_dot       whether this CPU has what `dot` and `weigh` take
+//   products, high_products   the lower and the upper halves of products of 16-bit words with a number
 //   load_part     the first bytes of a chunk that ends early: 16 at least
 //   load_few      any number of bytes below a vector's; nothing past them is read
 //   dot           int32 lanes += products of four neighbouring bytes, levels plus `bias` times query

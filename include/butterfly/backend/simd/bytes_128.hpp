@@ -146,6 +146,17 @@ struct bytes_128 {
     [[nodiscard]] static type look_up_64(int8x16x4_t const& t, type codes) noexcept {
         return vqtbl4q_s8(t, vreinterpretq_u8_s8(codes));
     }
+    template <class Words>
+    [[nodiscard]] static Words products(Words const& a, int by) noexcept {
+        return Words(vmulq_n_u16(a.data, static_cast<std::uint16_t>(by)));
+    }
+    template <class Words>
+    [[nodiscard]] static Words high_products(Words const& a, int by) noexcept {
+        uint16x8_t const all = vdupq_n_u16(static_cast<std::uint16_t>(by));
+        uint32x4_t const low = vmull_u16(vget_low_u16(a.data), vget_low_u16(all));
+        uint32x4_t const top = vmull_high_u16(a.data, all);
+        return Words(vuzp2q_u16(vreinterpretq_u16_u32(low), vreinterpretq_u16_u32(top)));
+    }
     [[nodiscard]] static type with_top(type codes, type top) noexcept { return vorrq_s8(codes, vshlq_n_s8(top, 2)); }
     [[nodiscard]] static type biased(type levels, int) noexcept { return levels; }
 

@@ -164,6 +164,14 @@ struct bytes_256 {
         return _mm256_blendv_epi8(look_up(t.lower, codes, top), look_up(t.upper, codes, top),
                                   _mm256_slli_epi32(codes, 2));
     }
+    template <class Words>
+    [[nodiscard]] static Words products(Words const& a, int by) noexcept {
+        return Words(_mm256_mullo_epi16(a.data, hidden_words(by)));
+    }
+    template <class Words>
+    [[nodiscard]] static Words high_products(Words const& a, int by) noexcept {
+        return Words(_mm256_mulhi_epu16(a.data, hidden_words(by)));
+    }
     [[nodiscard]] static type with_top(type codes, type top) noexcept {
         return _mm256_or_si256(codes, _mm256_slli_epi32(top, 2));
     }
@@ -172,6 +180,11 @@ struct bytes_256 {
     }
 
 private:
+    [[nodiscard]] static __m256i hidden_words(int x) noexcept {
+        __m256i all = _mm256_set1_epi16(static_cast<short>(x));
+        __asm__("" : "+x"(all));
+        return all;
+    }
     static void planes_of_4(std::byte const* at, index_t count, type* codes) noexcept {
         if (count == 64) {
             codes[0] = load(at);

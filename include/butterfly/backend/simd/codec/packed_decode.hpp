@@ -4,7 +4,8 @@
 // Packed rows (quant/row_format.hpp) to floats, by vectors of bytes: equal to quant::detail::decode to the bit.
 //
 //   levels of a row     chunk by chunk: shifts and a byte shuffle
-//                       base 6, digit by digit: d = x - 6 floor(x / 6), floor(x / 6) = 171 x >> 10 for any byte
+//                       base 6: x / 216 as a fraction f = 304 x / 2^16; the next digit is what is whole of 6 f, as for
+//                       any byte: 304 is just so much more than 2^16 / 216
 //   out                 scale * (level + zero), group by group, rotated back where rows are
 //
 // Levels of a whole row stand in memory between the two, so that neither knows of the other: groups end within chunks,
@@ -42,26 +43,30 @@ unpack_chunk(std::byte const* codes, index_t count, typename B::table const& tab
     for (int v = 0; v < B::vectors; ++v) B::store(levels[v], to + v * B::size);
 }
 
-/// The lowest digits of bytes in base 6, which are then divided by 6.
+/// The three digits of bytes in base 6, the lowest first.
 template <class Isa, class B>
-[[nodiscard]] inline typename B::type take_digits(xsimd::batch<std::uint16_t, typename Isa::arch>& x) noexcept {
-    using words      = xsimd::batch<std::uint16_t, typename Isa::arch>;
-    words const even = ((x & words(255)) * words(171)) >> 10, odd = ((x >> 8) * words(171)) >> 10;
-    words const quotient = even | (odd << 8), digits = x - quotient * words(6);
-    x = quotient;
-    return std::bit_cast<typename B::type>(digits.data);
+[[gnu::always_inline]] inline void take_digits(typename B::type bytes, typename B::type* digits) noexcept {
+    using words = xsimd::batch<std::uint16_t, typename Isa::arch>;
+    words const x(std::bit_cast<typename words::register_type>(bytes));
+    words even = B::products(x & words(255), 304), odd = B::products(x >> 8, 304);
+    for (int i = 2; i >= 0; --i) {
+        words const both = B::high_products(even, 6) | (B::high_products(odd, 6) << 8);
+        digits[i]        = std::bit_cast<typename B::type>(both.data);
+        if (i > 0) {
+            even = B::products(even, 6);
+            odd  = B::products(odd, 6);
+        }
+    }
 }
 
 /// Levels of a row in base 6. From the last vector to the first: what one stores behind its digits is stored over.
 template <class Isa, class B>
 void unpack_base6(std::byte const* codes, index_t n, typename B::table const& table, std::int8_t* to) noexcept {
-    using words         = xsimd::batch<std::uint16_t, typename Isa::arch>;
     index_t const bytes = bytes_of<packing::base6>(n), whole = bytes - bytes % B::size;
     for (index_t i = whole < bytes ? whole : whole - B::size; i >= 0; i -= B::size) {
-        auto const packed = i < whole ? B::load(codes + i) : B::load_few(codes + i, bytes - i);
-        words x(std::bit_cast<typename words::register_type>(packed));
-        for (int digit = 0; digit < 3; ++digit)
-            B::store(B::look_up(table, take_digits<Isa, B>(x)), to + digit * bytes + i);
+        typename B::type digits[3];
+        take_digits<Isa, B>(i < whole ? B::load(codes + i) : B::load_few(codes + i, bytes - i), digits);
+        for (int d = 0; d < 3; ++d) B::store(B::look_up(table, digits[d]), to + d * bytes + i);
     }
 }
 
