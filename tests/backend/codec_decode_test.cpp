@@ -6,6 +6,7 @@
 #include <butterfly/backend/simd.hpp>
 #include <butterfly/quant/affine.hpp>
 #include <butterfly/quant/affine_channels.hpp>
+#include <butterfly/quant/ggml.hpp>
 #include <butterfly/quant/lloyd_max.hpp>
 #include <butterfly/quant/outliers.hpp>
 #include <butterfly/quant/trellis.hpp>
@@ -100,6 +101,8 @@ template <class Codec>
         return {n, 4};
     else if constexpr (quant::formatted<Codec>)
         return {codec.format().groups(n), codec.format().zeros ? 4 : 2};
+    else if constexpr (requires { Codec::block_size; }) // of ggml
+        return {n / Codec::block_size, codec.row_bytes(Codec::block_size)};
     else if constexpr (requires { codec.base; })
         return scales_of(codec.base, n);
     else
@@ -167,6 +170,8 @@ template <class Codec>
 void check_rows(Codec const& codec, bool vectors = true) {
     for_each_case([&](index_t n, scales s, testing::random& draws) {
         CAPTURE(codec.name());
+        if constexpr (requires { Codec::block_size; })
+            if (n % Codec::block_size != 0) return;
         for (index_t const count : {index_t{1}, index_t{7}, draws.between(1, 64)}) {
             std::vector<std::unique_ptr<block>> memory;
             std::vector<std::byte const*> rows;
@@ -239,6 +244,12 @@ TEST_CASE("rows of trellis codes are decoded to the bit", "[backend]") {
     check_rows(quant::trellis<2>(5));
     check_rows(quant::trellis<3>(5));
     check_rows(quant::trellis<4>(5));
+}
+
+TEST_CASE("blocks of ggml are decoded to the bit", "[backend]") {
+    check_rows(quant::ggml_q8_0{});
+    check_rows(quant::ggml_q4_0{});
+    check_rows(quant::ggml_q4_1{});
 }
 
 TEST_CASE("rows of tiles are decoded to the bit", "[backend]") {

@@ -6,6 +6,7 @@
 #include <butterfly/backend/scalar.hpp>
 #include <butterfly/backend/simd.hpp>
 #include <butterfly/quant/affine.hpp>
+#include <butterfly/quant/ggml.hpp>
 #include <butterfly/quant/int8.hpp>
 #include <butterfly/quant/lloyd_max.hpp>
 #include <butterfly/quant/outliers.hpp>
@@ -76,6 +77,35 @@ quant::row_format format_of(quant::trellis<Bits> const& codec) {
     return f;
 }
 
+template <class Codec>
+concept of_ggml = requires {
+    Codec::block_size;
+};
+
+/// Blocks of ggml likewise, but for their scales; q8_0 is multiplied by two bytes, as rows of 8 bits are.
+template <of_ggml Codec>
+quant::row_format format_of(Codec const&) {
+    quant::row_format f;
+    f.codes = std::same_as<Codec, quant::ggml_q8_0> ? quant::packing::bits8 : quant::packing::base6;
+    f.group = 32;
+    f.zeros = std::same_as<Codec, quant::ggml_q4_1>;
+    return f;
+}
+
+/// What lifts value d of a row above what its codes say.
+template <class Codec>
+float lift_of(Codec const& codec, std::byte const* row, index_t d) {
+    if constexpr (std::same_as<Codec, quant::ggml_q4_1>)
+        return quant::detail::load_half<bf::float16>(row + d / 32 * 20 + 2);
+    else if constexpr (of_ggml<Codec>)
+        return 0.0F;
+    else {
+        quant::row_format const f = format_of(codec);
+        auto const s              = quant::detail::load_group(f, row, f.group == 0 ? 0 : d / f.group);
+        return s.scale * s.zero;
+    }
+}
+
 /// Whether the stream class works on codes here.
 template <class Codec>
 bool from_codes(Codec const& codec) {
@@ -114,9 +144,8 @@ testing::attention taken_apart(testing::tensor<float> const& q,
                                bf::heads_view<float> out,
                                bf::attend_options const& o,
                                bf::visible::interval const& sees) {
-    index_t const n           = q.shape().head_dim;
-    quant::row_format const f = format_of(k.codec);
-    auto const at_n           = [n](bf::heads_shape s) { return bf::heads_shape{s.heads, s.tokens, 2 * n}; };
+    index_t const n = q.shape().head_dim;
+    auto const at_n = [n](bf::heads_shape s) { return bf::heads_shape{s.heads, s.tokens, 2 * n}; };
     testing::tensor<float> queries(at_n(q.shape())), keys(at_n(k.shape)), values(v.shape);
     auto const whole = rounded(q, k.codec);
     for (index_t h = 0; h < q.shape().heads; ++h)
@@ -130,10 +159,9 @@ testing::attention taken_apart(testing::tensor<float> const& q,
         for (index_t j = 0; j < k.shape.tokens; ++j) {
             k.codec.decode(k.row(h, j), n, row.data());
             for (index_t d = 0; d < n; ++d) {
-                auto const s         = quant::detail::load_group(f, k.row(h, j), f.group == 0 ? 0 : d / f.group);
                 float const mean     = k.mean_of(h, d);
                 keys.at(h, j, d)     = row[static_cast<std::size_t>(d)] + mean;
-                keys.at(h, j, n + d) = s.scale * s.zero + mean;
+                keys.at(h, j, n + d) = lift_of(k.codec, k.row(h, j), d) + mean;
             }
             v.codec.decode(v.row(h, j), n, row.data());
             for (index_t d = 0; d < n; ++d) values.at(h, j, d) = row[static_cast<std::size_t>(d)] + v.mean_of(h, d);
@@ -206,9 +234,9 @@ void check_stream(Codec const& codec, index_t head_dim, std::uint64_t seed) {
     }
 }
 
-/// f(codec) for a codec of every packing, rotated, in groups, with zeros.
+/// f(codec) for a codec of every packing, rotated, in groups, with zeros, that takes rows of n values.
 template <class F>
-void for_each_codec(F const& f) {
+void for_each_codec(index_t n, F const& f) {
     f(quant::int8{});
     f(quant::lloyd_max<4>(5));
     f(quant::lloyd_max<6>(5));
@@ -225,6 +253,10 @@ void for_each_codec(F const& f) {
     f(quant::trellis<2>(5));
     f(quant::trellis<3>(5));
     f(quant::trellis<4>(5));
+    if (n % 32 != 0) return;
+    f(quant::ggml_q8_0{});
+    f(quant::ggml_q4_0{});
+    f(quant::ggml_q4_1{});
 }
 
 #if defined(__AVX2__) || defined(__aarch64__)
@@ -265,7 +297,7 @@ TEST_CASE("packed rows are decoded to the bit", "[backend]") {
     testing::random draws(fresh_seed(), 1);
     for (index_t const n : {16, 32, 48, 64, 80, 96, 112, 128, 192, 256, 320, 576, 1024}) {
         if (test::short_sweep() && n > 128) continue;
-        for_each_codec([&](auto const& codec) {
+        for_each_codec(n, [&](auto const& codec) {
             CAPTURE(fresh_seed(), codec.name(), n);
             index_t const count = draws.between(1, 64);
             testing::tensor<float> rows({1, count, n});
@@ -301,7 +333,7 @@ TEST_CASE("packed rows are attended as what they decode to, queries and weights 
     for (index_t const n : {16, 48, 64, 80, 128, 192, 256, 576}) {
         if (test::short_sweep() && n != 80 && n != 128) continue;
         if (test::shortest_sweep() && n != 80) continue;
-        for_each_codec([&](auto const& codec) {
+        for_each_codec(n, [&](auto const& codec) {
             CAPTURE(codec.name());
             check_stream(codec, n, fresh_seed());
         });
@@ -312,7 +344,7 @@ TEST_CASE("the tile class takes packed rows rounded to its unit", "[backend]") {
     for (auto const unit :
          {bf::backend::bf16_unit::fma, bf::backend::bf16_unit::best, bf::backend::bf16_unit::emulated})
         for (index_t const n : {64, 80, 128})
-            for_each_codec([&](auto const& codec) {
+            for_each_codec(n, [&](auto const& codec) {
                 CAPTURE(codec.name(), n, name_of(unit));
                 auto p = testing::make_problem(
                     {.heads = 4, .kv_heads = 2, .tokens = 40, .keys = 150, .head_dim = n, .seed = fresh_seed()});
@@ -351,7 +383,7 @@ TEST_CASE("a pool of bf16 keeps its unit beside a packed one", "[backend]") {
 }
 
 TEST_CASE("neither tokens beside a row nor threads change a bit of packed attention", "[backend]") {
-    for_each_codec([&](auto const& codec) {
+    for_each_codec(32, [&](auto const& codec) {
         using type = std::remove_cvref_t<decltype(codec)>;
         CAPTURE(codec.name());
         auto p = testing::make_problem(
@@ -374,7 +406,7 @@ TEST_CASE("neither tokens beside a row nor threads change a bit of packed attent
 }
 
 TEST_CASE("a packed row that is not finite reaches who sees it", "[backend]") {
-    for_each_codec([&](auto const& codec) {
+    for_each_codec(64, [&](auto const& codec) {
         using type = std::remove_cvref_t<decltype(codec)>;
         for (index_t const tokens : {3, 40})
             for (bool const in_keys : {true, false}) {
@@ -397,9 +429,10 @@ TEST_CASE("a packed row that is not finite reaches who sees it", "[backend]") {
 
 TEST_CASE("weights and scales of any size are summed", "[backend]") {
     for (float const size : {1e-37F, 1e-30F, 1e-3F, 1e18F, 1e30F})
-        for_each_codec([&](auto const& codec) {
+        for_each_codec(64, [&](auto const& codec) {
             using type = std::remove_cvref_t<decltype(codec)>;
             CAPTURE(codec.name(), size);
+            if (of_ggml<type> && size > 1e3F) return; // whose scales are float16
             auto p = testing::make_problem(
                 {.heads = 4, .kv_heads = 2, .tokens = 1, .keys = 130, .head_dim = 64, .seed = 12});
             for (index_t h = 0; h < 2; ++h)
@@ -415,7 +448,7 @@ TEST_CASE("weights and scales of any size are summed", "[backend]") {
 
 TEST_CASE("many light keys beside a heavy one keep their share", "[backend]") {
     for (double const ratio : {300.0, 520.0, 700.0, 1100.0})
-        for_each_codec([&](auto const& codec) {
+        for_each_codec(64, [&](auto const& codec) {
             using type = std::remove_cvref_t<decltype(codec)>;
             CAPTURE(codec.name(), ratio);
             auto p =
@@ -440,7 +473,7 @@ TEST_CASE("many light keys beside a heavy one keep their share", "[backend]") {
 
 TEST_CASE("a weight is off by its rounding, whichever values follow it", "[backend]") {
     // Beside a key of weight 1, 32 weights just above half a unit, of values +u, and 31 just below, of values -u.
-    for_each_codec([&](auto const& codec) {
+    for_each_codec(64, [&](auto const& codec) {
         using type = std::remove_cvref_t<decltype(codec)>;
         CAPTURE(codec.name());
         auto p =
@@ -472,7 +505,7 @@ TEST_CASE("a weight is off by its rounding, whichever values follow it", "[backe
 
 TEST_CASE("a query that is not finite reaches its own rows", "[backend]") {
     for (float const bad : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()})
-        for_each_codec([&](auto const& codec) {
+        for_each_codec(64, [&](auto const& codec) {
             using type = std::remove_cvref_t<decltype(codec)>;
             for (index_t const tokens : {1, 40}) {
                 CAPTURE(codec.name(), bad, tokens);
@@ -492,7 +525,7 @@ TEST_CASE("a query that is not finite reaches its own rows", "[backend]") {
 
 TEST_CASE("the longest rows are attended as what they decode to", "[backend]") {
     for (index_t const tokens : {1, 40})
-        for_each_codec([&](auto const& codec) {
+        for_each_codec(1024, [&](auto const& codec) {
             CAPTURE(tokens, codec.name());
             auto p = testing::make_problem(
                 {.heads = 4, .kv_heads = 2, .tokens = tokens, .keys = 70, .head_dim = 1024, .seed = 16});
@@ -512,7 +545,7 @@ TEST_CASE("rows of every packing are multiplied from codes where bytes can be", 
         else
             return Bytes::has_dot();
     }(std::type_identity<bf::backend::vec::byte_vectors<bf::isa::current>>{});
-    for_each_codec([&](auto const& codec) {
+    for_each_codec(64, [&](auto const& codec) {
         CAPTURE(codec.name());
         REQUIRE(from_codes(codec) == (has_dot && format_of(codec).group % 32 == 0));
     });
@@ -534,6 +567,27 @@ TEST_CASE("explain names every way that rows are read", "[backend]") {
     REQUIRE(text.find(decoded) != std::string::npos);
     REQUIRE((text.find("int8 dot") != std::string::npos) == from_codes(codec));
     REQUIRE(text_of(bf::pool(p.k.view(), p.v.view(), bf::visible::causal_prefix())).find(decoded) == std::string::npos);
+}
+
+template <class Codec>
+void check_negative_scales(Codec const& codec) {
+    CAPTURE(codec.name());
+    auto p = testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 1, .keys = 90, .head_dim = 64, .seed = 19});
+    packed<Codec> k(codec, p.k), v(codec, p.v);
+    index_t const block = codec.row_bytes(32);
+    for (index_t h = 0; h < 2; ++h)
+        for (index_t j = 0; j < 90; ++j)
+            for (auto* of : {&k, &v}) of->row(h, j)[j % 2 * block + 1] ^= std::byte{0x80};
+    bf::attend_options const o{.scale = p.scale, .q_position = 89};
+    bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
+    bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
+    require_near(p.out, testing::evaluate(p.q.view(), p.out.view(), o, all), 3e-2);
+}
+
+TEST_CASE("blocks of ggml are attended with scales of either sign", "[backend]") {
+    check_negative_scales(quant::ggml_q8_0{});
+    check_negative_scales(quant::ggml_q4_0{});
+    check_negative_scales(quant::ggml_q4_1{});
 }
 
 TEST_CASE("a negative scale makes sums NaN where codes are summed", "[backend]") {

@@ -16,6 +16,7 @@
 #include <butterfly/backend/simd/bf16_ops.hpp>
 #include <butterfly/backend/simd/bf16_unit.hpp>
 #include <butterfly/backend/simd/codec/affine_channels.hpp>
+#include <butterfly/backend/simd/codec/ggml.hpp>
 #include <butterfly/backend/simd/codec/outliers.hpp>
 #include <butterfly/backend/simd/codec/packed_ops.hpp>
 #include <butterfly/backend/simd/codec/trellis.hpp>

@@ -3,8 +3,8 @@
 
 // Block formats of ggml, as its files and caches have them: q8_0, q4_0, q4_1.
 //
-// A row is head_dim / 32 blocks of 32 values; head_dim must be a multiple of 32. Bytes are little-endian, scales are
-// binary16 rounded to nearest even, nibbles of byte j are value j (low) and value j + 16 (high).
+// A row is head_dim / 32 blocks of 32 values; head_dim must be a multiple of 32, up to 1024. Bytes are little-endian,
+// scales are binary16 rounded to nearest even, nibbles of byte j are value j (low) and value j + 16 (high).
 //
 // encode is ggml's reference, each product and sum rounded on its own, as its text has it. (A build of ggml that
 // contracts x * id + 8.5 of q4_0 takes another code where that sum is within a rounding of an integer: fewer than one
@@ -19,6 +19,7 @@
 #include <butterfly/core/index.hpp>
 #include <butterfly/quant/codec.hpp>
 #include <butterfly/quant/product.hpp>
+#include <butterfly/quant/row_length.hpp>
 
 #include <cmath>
 #include <cstddef>
@@ -74,9 +75,9 @@ struct ggml_rows {
 
     /// Throws shape_error where rows of head_dim values cannot be packed.
     static void require(index_t head_dim) {
-        if (head_dim < block_size || head_dim % block_size != 0)
+        if (head_dim < block_size || head_dim % block_size != 0 || head_dim > longest_row)
             butterfly::detail::fail<shape_error>(std::string(name()) + ": head_dim " + std::to_string(head_dim) +
-                                                 " is not a multiple of 32");
+                                                 " is not a multiple of 32 up to 1024");
     }
 };
 

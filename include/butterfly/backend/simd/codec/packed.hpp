@@ -213,37 +213,48 @@ struct rows_in_turns {
     }
 };
 
-/// Scales of one group of the rows of a tile, and what lifts its values: scale * zero. Zeros from `count` on.
+/// Scales of one group of the rows of a tile, and what lifts its values: scale * zero. Zeros behind the rows.
 struct tile_scales {
     alignas(64) float scale[tile_slots];
     alignas(64) float lift[tile_slots];
+};
 
-    template <class Isa>
-    void load(row_format const& f, std::byte const* const* rows, int count, index_t g) noexcept {
-        if (f.zeros) return load_pairs<Isa>(rows, count, 4 * g);
-#pragma GCC unroll 8
-        for (int k = 0; k < count; ++k) scale[k] = quant::detail::load_half<bfloat16>(rows[k] + 2 * g);
-        std::fill(scale + count, scale + tile_slots, 0.0F);
-        std::fill(lift, lift + tile_slots, 0.0F);
-    }
+/// Reads those of group g.
+using scale_reader =
+    void (*)(row_format const& f, std::byte const* const* rows, int count, index_t g, tile_scales& to) noexcept;
 
-private:
-    /// From pairs of scale and zero.
-    template <class Isa>
-    void load_pairs(std::byte const* const* rows, int count, index_t at) noexcept {
-        alignas(64) std::uint32_t both[tile_slots];
-        alignas(64) std::uint16_t zeros[tile_slots];
+/// Scales as rows of a format have them, in pairs with zeros or alone.
+template <class Isa>
+void read_scales(row_format const& f, std::byte const* const* rows, int count, index_t g, tile_scales& to) noexcept {
+    if (!f.zeros) {
 #pragma GCC unroll 8
-        for (int k = 0; k < count; ++k) both[k] = load_integer<std::uint32_t>(rows[k] + at, 4);
-        std::fill(both + count, both + tile_slots, 0U);
-        for (int k = 0; k < tile_slots; ++k) {
-            scale[k] = std::bit_cast<float>(both[k] << 16);
-            zeros[k] = static_cast<std::uint16_t>(both[k] >> 16);
-        }
-        for (int k = 0; k < tile_slots; k += lanes<Isa>)
-            (load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + k) * f32<Isa>::load_aligned(scale + k))
-                .store_aligned(lift + k);
+        for (int k = 0; k < count; ++k) to.scale[k] = quant::detail::load_half<bfloat16>(rows[k] + 2 * g);
+        std::fill(to.scale + count, to.scale + tile_slots, 0.0F);
+        std::fill(to.lift, to.lift + tile_slots, 0.0F);
+        return;
     }
+    alignas(64) std::uint32_t both[tile_slots];
+    alignas(64) std::uint16_t zeros[tile_slots];
+#pragma GCC unroll 8
+    for (int k = 0; k < count; ++k) both[k] = load_integer<std::uint32_t>(rows[k] + 4 * g, 4);
+    std::fill(both + count, both + tile_slots, 0U);
+    for (int k = 0; k < tile_slots; ++k) {
+        to.scale[k] = std::bit_cast<float>(both[k] << 16);
+        zeros[k]    = static_cast<std::uint16_t>(both[k] >> 16);
+    }
+    for (int k = 0; k < tile_slots; k += lanes<Isa>)
+        (load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + k) * f32<Isa>::load_aligned(to.scale + k))
+            .store_aligned(to.lift + k);
+}
+
+/// The rows of a tile as products of bytes read them: how they are grouped, their scales, and their codes, codes_at
+/// bytes from codes[k] on. Of rows and codes there are as many as keys; those to be summed have tile_slots codes.
+struct coded_rows {
+    row_format const& format;
+    scale_reader read_scales;
+    std::byte const* const* rows;
+    std::byte const* const* codes;
+    index_t codes_at;
 };
 
 template <class Isa>

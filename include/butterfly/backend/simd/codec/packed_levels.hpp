@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Scores and sums of rows whose codes no vector reads in the order of keys: base 6, the windows of a trellis. Their
-// levels, a byte each, are unpacked for a tile of keys, and then multiplied as those of packed.hpp:
+// Scores and sums of rows whose codes no vector reads in the order of keys: base 6, the windows of a trellis, blocks of
+// ggml. Their levels, a byte each, are unpacked for a tile of keys, and then multiplied as those of packed.hpp:
 //
 //   score        levels of a tile: [keys][head_dim] bytes      then as rows of 8 bits, by queries of one byte
 //   accumulate   the same                                      then as rows of 8 bits, by weights of one byte
 //
-// with the same roundings. Levels of 128 values are 12 KB a tile and stay in the first cache; from 512 on they do not.
-// They stand on the stack, 68 KB of some 100 that a call takes then.
+// or of two, where levels are of eight bits; with the same roundings. Levels of 128 values are 12 KB a tile and stay in
+// the first cache; from 512 on they do not. They stand on the stack, 68 KB of some 100 that a call takes then.
 //
 // Why this shape: decoded to floats a row is four times as many bytes, is multiplied by a quarter as many values at a
 // time, and, where rows are rotated, has to be rotated back. Rejected for base 6: digits taken apart with keys in
@@ -44,7 +44,12 @@ struct tile_levels {
 
 /// Rows in base 6, as a format says.
 struct base6_rows {
+    static constexpr int bytes = 1; // of a value of a query, and of a weight
+
     [[nodiscard]] static row_format const& format(void const* codec) noexcept { return format_of(codec); }
+
+    template <class Isa>
+    static constexpr scale_reader scales = &read_scales<Isa>;
 
     template <class Isa, class B>
     static void
@@ -55,12 +60,13 @@ struct base6_rows {
     }
 };
 
-/// score. Rows: format(codec), the format of a row but for its codes, and unpack.
+/// score. Rows, as base6_rows: the format of a row but for its codes, how its scales are read, and unpack.
 template <class Isa, class B, class Rows>
 void score_levels(key_rows const& k, stream_queries q, float* scores) noexcept {
     tile_levels levels(k.head_dim, k.count);
     Rows::template unpack<Isa, B>(k.codec, k.rows, k.count, k.head_dim, levels);
-    score_rows<Isa, B, packing::bits8, 1>(Rows::format(k.codec), k, levels.row, 0, q, scores);
+    score_rows<Isa, B, packing::bits8, Rows::bytes>(
+        {Rows::format(k.codec), Rows::template scales<Isa>, k.rows, levels.row, 0}, k, q, scores);
 }
 
 /// accumulate.
@@ -70,13 +76,14 @@ void accumulate_levels(value_rows const& v, float const* weights, int query_rows
     for (int k = 0; k < v.count; ++k) listed[k] = v.rows[v.keys[k]];
     tile_levels levels(v.head_dim, v.count);
     Rows::template unpack<Isa, B>(v.codec, listed, v.count, v.head_dim, levels);
-    accumulate_rows<Isa, B, packing::bits8, 1>(Rows::format(v.codec), v, {listed, levels.row, 0}, weights, query_rows,
-                                               out, stride);
+    accumulate_rows<Isa, B, packing::bits8, Rows::bytes>(
+        {Rows::format(v.codec), Rows::template scales<Isa>, listed, levels.row, 0}, v, weights, query_rows, out,
+        stride);
 }
 
 template <class Rows>
 void prepare_levels(void const* codec, stream_queries const& q, index_t n, std::byte* packed) noexcept {
-    prepare_rows<1>(Rows::format(codec), q, n, packed);
+    prepare_rows<Rows::bytes>(Rows::format(codec), q, n, packed);
 }
 
 template <class Isa, class Rows>

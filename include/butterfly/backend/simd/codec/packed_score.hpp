@@ -178,26 +178,22 @@ void dot_rows(score_tile<B> const& t, query_rows const& queries, rows_in_turns& 
     }
 }
 
-/// score of rows of a format whose codes stand `codes_at` bytes from `codes`, by queries of Bytes bytes a value.
+/// score of rows by queries of Bytes bytes a value.
 template <class Isa, class B, packing Codes, int Bytes, bool Halves>
-void score_groups(row_format const& f,
-                  key_rows const& k,
-                  std::byte const* const* codes,
-                  index_t codes_at,
-                  stream_queries const& q,
-                  float* scores) noexcept {
-    constexpr int most = Halves ? 2 : 1; // groups at once
+void score_groups(coded_rows const& coded, key_rows const& k, stream_queries const& q, float* scores) noexcept {
+    row_format const& f = coded.format;
+    constexpr int most  = Halves ? 2 : 1; // groups at once
     query_layout const layout(f, k.head_dim);
     index_t const stride = 4 * q.stride, group = group_of(f, k.head_dim), groups = f.groups(k.head_dim);
     auto const table = B::table_of(f, B::bias);
-    whole_tile const rows(codes, nullptr, k.count);
+    whole_tile const rows(coded.codes, nullptr, k.count);
     rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
     tile_scales scales[most];
     for (index_t g = 0; g < groups; g += most) {
         int const some = static_cast<int>(std::min<index_t>(most, groups - g));
-        for (int i = 0; i < some; ++i) scales[i].template load<Isa>(f, k.rows, k.count, g + i);
-        score_tile<B> const tile{rows.at,  k.count,   table,
-                                 codes_at, g * group, std::min((g + some) * group, k.head_dim)};
+        for (int i = 0; i < some; ++i) coded.read_scales(f, coded.rows, k.count, g + i, scales[i]);
+        score_tile<B> const tile{rows.at,        k.count,   table,
+                                 coded.codes_at, g * group, std::min((g + some) * group, k.head_dim)};
         by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
             alignas(64) float products[most * rows_at_once() * tile_slots];
             std::byte const* const queries = q.packed + first * stride;
@@ -226,23 +222,19 @@ void score_groups(row_format const& f,
 
 /// The same, whatever the groups.
 template <class Isa, class B, packing Codes, int Bytes>
-void score_rows(row_format const& f,
-                key_rows const& k,
-                std::byte const* const* codes,
-                index_t codes_at,
-                stream_queries const& q,
-                float* scores) noexcept {
-    if (is_halved(f))
-        score_groups<Isa, B, Codes, Bytes, true>(f, k, codes, codes_at, q, scores);
+void score_rows(coded_rows const& coded, key_rows const& k, stream_queries const& q, float* scores) noexcept {
+    if (is_halved(coded.format))
+        score_groups<Isa, B, Codes, Bytes, true>(coded, k, q, scores);
     else
-        score_groups<Isa, B, Codes, Bytes, false>(f, k, codes, codes_at, q, scores);
+        score_groups<Isa, B, Codes, Bytes, false>(coded, k, q, scores);
 }
 
 /// score, from codes.
 template <class Isa, class B, packing Codes>
 void score(key_rows const& k, stream_queries q, float* scores) noexcept {
     row_format const& f = format_of(k.codec);
-    score_rows<Isa, B, Codes, query_bytes<Codes>>(f, k, k.rows, f.header_bytes(k.head_dim), q, scores);
+    score_rows<Isa, B, Codes, query_bytes<Codes>>({f, &read_scales<Isa>, k.rows, k.rows, f.header_bytes(k.head_dim)}, k,
+                                                  q, scores);
 }
 
 } // namespace packed

@@ -202,13 +202,6 @@ inline constexpr int rows_of_weights = 16;
 template <packing Codes>
 inline constexpr int weight_bytes = Codes == packing::bits8 ? 2 : 1;
 
-/// The listed rows of a tile, and where their codes stand: `codes_at` bytes from `codes`, up to tile_slots of them.
-struct summed_rows {
-    std::byte const* const* at;
-    std::byte const* const* codes;
-    index_t codes_at;
-};
-
 /// Weights of up to rows_of_weights rows, for one group or the two of a chunk.
 template <int Bytes, bool Halves>
 struct weights_of_rows {
@@ -219,16 +212,15 @@ struct weights_of_rows {
 
     /// Of groups [group, group + groups).
     template <class Isa, class B>
-    void make(row_format const& f,
+    void make(coded_rows const& rows,
               value_rows const& v,
-              std::byte const* const* rows,
               float const* weights,
               int some,
               index_t group,
               int groups) noexcept {
         std::fill_n(fair, some, true);
         for (int g = 0; g < groups; ++g) {
-            scales[g].template load<Isa>(f, rows, v.count, group + g);
+            rows.read_scales(rows.format, rows.rows, v.count, group + g, scales[g]);
             for (int r = 0; r < some; ++r) {
                 weigh_row<Isa, B>(scales[g], v, weights + r * tile_slots, whole[g][r]);
                 fair[r] = fair[r] && whole[g][r].fair;
@@ -264,15 +256,15 @@ template <class Isa, class B, bool Halves>
     }
 }
 
-/// accumulate of rows of a format, by weights of Bytes bytes.
+/// accumulate of rows by weights of Bytes bytes.
 template <class Isa, class B, packing Codes, int Bytes, bool Halves>
-void accumulate_groups(row_format const& f,
+void accumulate_groups(coded_rows const& rows,
                        value_rows const& v,
-                       summed_rows const& rows,
                        float const* weights,
                        int query_rows,
                        float* out,
                        index_t stride) noexcept {
+    row_format const& f       = rows.format;
     constexpr bool by_codes   = quant::detail::bits_of(Codes).top == 0;
     constexpr index_t columns = by_codes ? columns_at_once<B, Codes> : chunk;
     index_t const n = v.head_dim, group = group_of(f, n);
@@ -288,7 +280,7 @@ void accumulate_groups(row_format const& f,
                 index_t const g  = (at + c) / group;
                 part             = std::min(count - c, Halves ? chunk : (g + 1) * group - (at + c));
                 int const groups = Halves && part > half ? 2 : 1;
-                if (g != weighed) by.template make<Isa, B>(f, v, rows.at, weights, some, weighed = g, groups);
+                if (g != weighed) by.template make<Isa, B>(rows, v, weights, some, weighed = g, groups);
                 float* const to = out + first * stride + at + c;
                 if constexpr (Bytes == 1)
                     if (!std::all_of(by.fair, by.fair + some, [](bool fair) { return fair; })) {
@@ -322,17 +314,16 @@ void accumulate_groups(row_format const& f,
 
 /// The same, whatever the groups.
 template <class Isa, class B, packing Codes, int Bytes>
-void accumulate_rows(row_format const& f,
+void accumulate_rows(coded_rows const& rows,
                      value_rows const& v,
-                     summed_rows const& rows,
                      float const* weights,
                      int query_rows,
                      float* out,
                      index_t stride) noexcept {
-    if (is_halved(f))
-        accumulate_groups<Isa, B, Codes, Bytes, true>(f, v, rows, weights, query_rows, out, stride);
+    if (is_halved(rows.format))
+        accumulate_groups<Isa, B, Codes, Bytes, true>(rows, v, weights, query_rows, out, stride);
     else
-        accumulate_groups<Isa, B, Codes, Bytes, false>(f, v, rows, weights, query_rows, out, stride);
+        accumulate_groups<Isa, B, Codes, Bytes, false>(rows, v, weights, query_rows, out, stride);
 }
 
 /// accumulate, from codes.
@@ -340,8 +331,8 @@ template <class Isa, class B, packing Codes>
 void accumulate(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
     row_format const& f = format_of(v.codec);
     whole_tile const rows(v.rows, v.keys, v.count);
-    accumulate_rows<Isa, B, Codes, weight_bytes<Codes>>(f, v, {rows.at, rows.at, f.header_bytes(v.head_dim)}, weights,
-                                                        query_rows, out, stride);
+    accumulate_rows<Isa, B, Codes, weight_bytes<Codes>>(
+        {f, &read_scales<Isa>, rows.at, rows.at, f.header_bytes(v.head_dim)}, v, weights, query_rows, out, stride);
 }
 
 } // namespace packed

@@ -145,6 +145,10 @@ void decode(
 /// Rows of a trellis, for packed::score_levels: one scale, rotated.
 template <int Bits>
 struct trellis_rows {
+    static constexpr int bytes = 1;
+    template <class Isa>
+    static constexpr packed::scale_reader scales = &packed::read_scales<Isa>;
+
     [[nodiscard]] static quant::trellis<Bits> const& codec_of(void const* codec) noexcept {
         return *static_cast<quant::trellis<Bits> const*>(codec);
     }

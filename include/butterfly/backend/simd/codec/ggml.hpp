@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The leaf of ggml's blocks (quant/ggml.hpp), by vectors of bytes.
+//
+//   block of 32          | d f16 | m f16, of q4_1 alone | codes |        the nibbles of a block stand as a chunk of 32
+//                                                                        values of row_format.hpp does
+//   decode               out = d * level + m           equals the codec's own to the bit
+//   score, accumulate    from levels, a byte each (packed_levels.hpp), a scale |d| and a lift m for each block
+//
+// q4_0 has blocks of negative d: their levels are negated, so that scales of weights are not negative. q8_0 and q4_1
+// have none that ggml wrote: a negative d is taken as what it says, but for a code of -128 under it, which is 127.
+//
+// Why this shape: products of bytes read rows in one piece, and blocks have their scales between codes; nibbles are
+// spread once for all query rows.
+
+#include <butterfly/backend/simd/codec/packed_decode.hpp>
+#include <butterfly/backend/simd/codec/packed_levels.hpp>
+#include <butterfly/backend/simd/raw_codec.hpp>
+#include <butterfly/quant/ggml.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+namespace butterfly::backend::vec {
+inline namespace BUTTERFLY_ISA_NAMESPACE {
+
+#if defined(__AVX2__) || defined(__aarch64__)
+namespace blocks {
+
+using packed::half;
+using quant::packing;
+
+/// A kind of block: bits of a code, the level of code 0, whether there is an m.
+template <class Block>
+struct kind;
+template <>
+struct kind<quant::detail::q8_0_block> {
+    static constexpr int bits = 8, lowest = 0;
+    static constexpr bool lifted = false;
+};
+template <>
+struct kind<quant::detail::q4_0_block> {
+    static constexpr int bits = 4, lowest = -8;
+    static constexpr bool lifted = false;
+};
+template <>
+struct kind<quant::detail::q4_1_block> {
+    static constexpr int bits = 4, lowest = 0;
+    static constexpr bool lifted = true;
+};
+
+/// Levels of codes of four bits, or what is left of them.
+template <class B, class Block>
+[[nodiscard]] typename B::table table_of(int sign) noexcept {
+    quant::row_format f;
+    for (int c = 0; c < 16; ++c)
+        f.levels[static_cast<std::size_t>(c)] = static_cast<std::int8_t>(sign * (c + kind<Block>::lowest));
+    return B::table_of(f, 0);
+}
+
+/// Levels of blocks.
+template <class B, class Block>
+struct unpacker {
+    static constexpr index_t codes_at = kind<Block>::lifted ? 4 : 2;
+    typename B::table plain = table_of<B, Block>(1), negated = table_of<B, Block>(-1);
+
+    /// Stores up to 64 bytes. Negates the levels of a block of negative d, where Negate.
+    template <bool Negate>
+    [[gnu::always_inline]] void unpack(std::byte const* block, std::int8_t* to) const noexcept {
+        bool const negative = Negate && (std::to_integer<unsigned>(block[1]) & 0x80U) != 0;
+        if constexpr (kind<Block>::bits == 4) {
+            packed::unpack_chunk<B, packing::bits4>(block + codes_at, half, negative ? negated : plain, to);
+        } else {
+            std::memcpy(to, block + codes_at, static_cast<std::size_t>(half));
+            for (index_t i = 0; negative && i < half; ++i)
+                to[i] = static_cast<std::int8_t>(-std::max<int>(to[i], -127));
+        }
+    }
+};
+
+/// d and m of a block, as floats.
+template <class Block>
+[[nodiscard]] inline float lift_of([[maybe_unused]] std::byte const* block) noexcept {
+    if constexpr (kind<Block>::lifted)
+        return quant::detail::load_half<float16>(block + 2);
+    else
+        return 0.0F;
+}
+
+/// |d| of block g of rows, and m.
+template <class Isa, class Block>
+void read_scales(
+    quant::row_format const&, std::byte const* const* rows, int count, index_t g, packed::tile_scales& to) noexcept {
+    alignas(64) std::uint16_t scales[tile_slots] = {}, lifts[tile_slots] = {};
+    for (int k = 0; k < count; ++k) {
+        std::byte const* const block = rows[k] + g * Block::bytes;
+        scales[k]                    = load_integer<std::uint16_t>(block, 2) & 0x7fffU;
+        if constexpr (kind<Block>::lifted) lifts[k] = load_integer<std::uint16_t>(block + 2, 2);
+    }
+    for (int k = 0; k < tile_slots; k += lanes<Isa>) {
+        load_as<Isa>(reinterpret_cast<float16 const*>(scales) + k).store_aligned(to.scale + k);
+        load_as<Isa>(reinterpret_cast<float16 const*>(lifts) + k).store_aligned(to.lift + k);
+    }
+}
+
+/// Rows of blocks, for packed::score_levels.
+template <class Block>
+struct block_rows {
+    static constexpr int bytes = kind<Block>::bits == 8 ? 2 : 1;
+    template <class Isa>
+    static constexpr packed::scale_reader scales = &read_scales<Isa, Block>;
+
+    [[nodiscard]] static quant::row_format format(void const*) noexcept {
+        quant::row_format f;
+        f.group = half;
+        return f;
+    }
+
+    template <class Isa, class B>
+    static void
+    unpack(void const*, std::byte const* const* rows, int count, index_t n, packed::tile_levels& to) noexcept {
+        unpacker<B, Block> const levels;
+        for (int k = 0; k < count; ++k)
+            for (index_t g = 0; g < n / half; ++g)
+                levels.template unpack<true>(rows[k] + g * Block::bytes, to.at(k) + g * half);
+    }
+};
+
+/// decode: equals the codec's own.
+template <class Isa, class B, class Block>
+void decode(void const*, std::byte const* const* rows, int count, index_t n, float* out, index_t stride) noexcept {
+    unpacker<B, Block> const levels;
+    for (int j = 0; j < count; ++j)
+        for (index_t g = 0; g < n / half; ++g) {
+            std::byte const* const block = rows[j] + g * Block::bytes;
+            alignas(64) std::int8_t level[packed::chunk];
+            levels.template unpack<false>(block, level);
+            f32<Isa> const scale(quant::detail::load_half<float16>(block)), lift(lift_of<Block>(block));
+            float* const to = out + j * stride + g * half;
+            for (index_t i = 0; i < half; i += lanes<Isa>) {
+                f32<Isa> const x = scale * B::template widen<Isa>(level + i);
+                (kind<Block>::lifted ? x + lift : x).store_unaligned(to + i);
+            }
+        }
+}
+
+} // namespace blocks
+#endif
+
+template <class Isa, class Codec, class Block, bool FromLevels>
+[[nodiscard]] constexpr simd_codec_ops block_ops() noexcept {
+    simd_codec_ops ops{{&host::decode_rows<Codec>}, nullptr, nullptr};
+#if defined(__AVX2__) || defined(__aarch64__)
+    using bytes = byte_vectors<Isa>;
+    if constexpr (!std::is_void_v<bytes>) {
+        ops.base.decode = &blocks::decode<Isa, bytes, Block>;
+        if constexpr (FromLevels) ops = packed::level_ops<Isa, bytes, blocks::block_rows<Block>>(ops);
+    }
+#endif
+    return ops;
+}
+
+/// FromLevels: there are products of bytes.
+template <class Isa, class Codec, class Block, bool FromLevels>
+inline constexpr simd_codec_ops ggml_ops = block_ops<Isa, Codec, Block, FromLevels>();
+
+template <class Isa, class Codec, class Block>
+[[nodiscard]] simd_codec_ops const& find_ggml_ops() noexcept {
+#if defined(__AVX2__) || defined(__aarch64__)
+    using bytes = byte_vectors<Isa>;
+    if constexpr (!std::is_void_v<bytes>)
+        if (bytes::has_dot()) return ggml_ops<Isa, Codec, Block, true>;
+#endif
+    return ggml_ops<Isa, Codec, Block, false>;
+}
+
+template <class Isa>
+[[nodiscard]] simd_codec_ops const& simd_ops(Isa, quant::ggml_q8_0 const&) noexcept {
+    return find_ggml_ops<Isa, quant::ggml_q8_0, quant::detail::q8_0_block>();
+}
+template <class Isa>
+[[nodiscard]] simd_codec_ops const& simd_ops(Isa, quant::ggml_q4_0 const&) noexcept {
+    return find_ggml_ops<Isa, quant::ggml_q4_0, quant::detail::q4_0_block>();
+}
+template <class Isa>
+[[nodiscard]] simd_codec_ops const& simd_ops(Isa, quant::ggml_q4_1 const&) noexcept {
+    return find_ggml_ops<Isa, quant::ggml_q4_1, quant::detail::q4_1_block>();
+}
+
+} // namespace BUTTERFLY_ISA_NAMESPACE
+} // namespace butterfly::backend::vec
