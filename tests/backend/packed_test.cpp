@@ -96,7 +96,8 @@ quant::row_format format_of(Codec const&) {
 template <class Codec>
 float lift_of(Codec const& codec, std::byte const* row, index_t d) {
     if constexpr (std::same_as<Codec, quant::ggml_q4_1>)
-        return quant::detail::load_half<bf::float16>(row + d / 32 * 20 + 2);
+        return quant::detail::load_half<bf::float16>(row + d / 32 * 20 + 2) +
+               8.0F * quant::detail::load_half<bf::float16>(row + d / 32 * 20); // codes are taken about zero
     else if constexpr (of_ggml<Codec>)
         return 0.0F;
     else {

@@ -219,32 +219,58 @@ struct tile_scales {
     alignas(64) float lift[tile_slots];
 };
 
-/// Reads those of group g.
-using scale_reader =
-    void (*)(row_format const& f, std::byte const* const* rows, int count, index_t g, tile_scales& to) noexcept;
+/// Groups whose scales are read at once: with zeros, 16 bytes of a row.
+inline constexpr int groups_at_once = 4;
+
+/// Reads those of groups [g, g + some).
+using scale_reader = void (*)(
+    row_format const& f, std::byte const* const* rows, int count, index_t g, int some, tile_scales* to) noexcept;
+
+/// both[i]: words 4 (g + i) bytes from the rows on, zeros behind them.
+template <class B>
+void load_words(
+    std::byte const* const* rows, int count, index_t g, int some, std::uint32_t (*both)[tile_slots]) noexcept {
+    if (some == groups_at_once) {
+        for (int k = 0; k < count; k += B::keys) {
+            std::byte const* block[B::keys]; // the last row again behind the rows
+            for (int i = 0; i < B::keys; ++i) block[i] = rows[std::min(k + i, count - 1)];
+            typename B::type words[groups_at_once];
+            B::load_keys(block, 4 * g, words);
+            for (int i = 0; i < groups_at_once; ++i) B::store(words[i], both[i] + k);
+        }
+    } else {
+        for (int i = 0; i < some; ++i)
+#pragma GCC unroll 8
+            for (int k = 0; k < count; ++k) both[i][k] = load_integer<std::uint32_t>(rows[k] + 4 * (g + i), 4);
+    }
+    for (int i = 0; i < some; ++i) std::fill(both[i] + count, both[i] + tile_slots, 0U);
+}
 
 /// Scales as rows of a format have them, in pairs with zeros or alone.
-template <class Isa>
-void read_scales(row_format const& f, std::byte const* const* rows, int count, index_t g, tile_scales& to) noexcept {
+template <class Isa, class B>
+void read_scales(
+    row_format const& f, std::byte const* const* rows, int count, index_t g, int some, tile_scales* to) noexcept {
     if (!f.zeros) {
+        for (int i = 0; i < some; ++i) {
 #pragma GCC unroll 8
-        for (int k = 0; k < count; ++k) to.scale[k] = quant::detail::load_half<bfloat16>(rows[k] + 2 * g);
-        std::fill(to.scale + count, to.scale + tile_slots, 0.0F);
-        std::fill(to.lift, to.lift + tile_slots, 0.0F);
+            for (int k = 0; k < count; ++k) to[i].scale[k] = quant::detail::load_half<bfloat16>(rows[k] + 2 * (g + i));
+            std::fill(to[i].scale + count, to[i].scale + tile_slots, 0.0F);
+            std::fill(to[i].lift, to[i].lift + tile_slots, 0.0F);
+        }
         return;
     }
-    alignas(64) std::uint32_t both[tile_slots];
-    alignas(64) std::uint16_t zeros[tile_slots];
-#pragma GCC unroll 8
-    for (int k = 0; k < count; ++k) both[k] = load_integer<std::uint32_t>(rows[k] + 4 * g, 4);
-    std::fill(both + count, both + tile_slots, 0U);
-    for (int k = 0; k < tile_slots; ++k) {
-        to.scale[k] = std::bit_cast<float>(both[k] << 16);
-        zeros[k]    = static_cast<std::uint16_t>(both[k] >> 16);
+    alignas(64) std::uint32_t both[groups_at_once][tile_slots];
+    load_words<B>(rows, count, g, some, both);
+    for (int i = 0; i < some; ++i) {
+        alignas(64) std::uint16_t zeros[tile_slots];
+        for (int k = 0; k < tile_slots; ++k) {
+            to[i].scale[k] = std::bit_cast<float>(both[i][k] << 16);
+            zeros[k]       = static_cast<std::uint16_t>(both[i][k] >> 16);
+        }
+        for (int k = 0; k < tile_slots; k += lanes<Isa>)
+            (load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + k) * f32<Isa>::load_aligned(to[i].scale + k))
+                .store_aligned(to[i].lift + k);
     }
-    for (int k = 0; k < tile_slots; k += lanes<Isa>)
-        (load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + k) * f32<Isa>::load_aligned(to.scale + k))
-            .store_aligned(to.lift + k);
 }
 
 /// The rows of a tile as products of bytes read them: how they are grouped, their scales, and their codes, codes_at
@@ -255,6 +281,32 @@ struct coded_rows {
     std::byte const* const* rows;
     std::byte const* const* codes;
     index_t codes_at;
+};
+
+/// Scales of the groups of a tile, read some at a time.
+class scales_in_turns {
+public:
+    scales_in_turns(coded_rows const& rows, int count, index_t n) noexcept
+        : rows_(rows), count_(count), groups_(rows.format.groups(n)) {}
+    scales_in_turns(scales_in_turns const&) = delete;
+
+    /// Those of group g; those of g + 1 may be asked for beside them where g is even.
+    [[nodiscard]] tile_scales const& of(index_t g) noexcept {
+        if (g < first_ || g >= first_ + some_) {
+            first_ = g;
+            some_  = static_cast<int>(std::min<index_t>(groups_at_once, groups_ - g));
+            rows_.read_scales(rows_.format, rows_.rows, count_, first_, some_, read_);
+        }
+        return read_[g - first_];
+    }
+
+private:
+    coded_rows const& rows_;
+    int count_;
+    index_t groups_;
+    index_t first_ = 0;
+    int some_      = 0;
+    tile_scales read_[groups_at_once];
 };
 
 template <class Isa>

@@ -48,8 +48,8 @@ struct base6_rows {
 
     [[nodiscard]] static row_format const& format(void const* codec) noexcept { return format_of(codec); }
 
-    template <class Isa>
-    static constexpr scale_reader scales = &read_scales<Isa>;
+    template <class Isa, class B>
+    static constexpr scale_reader scales = &read_scales<Isa, B>;
 
     template <class Isa, class B>
     static void
@@ -66,7 +66,7 @@ void score_levels(key_rows const& k, stream_queries q, float* scores) noexcept {
     tile_levels levels(k.head_dim, k.count);
     Rows::template unpack<Isa, B>(k.codec, k.rows, k.count, k.head_dim, levels);
     score_rows<Isa, B, packing::bits8, Rows::bytes>(
-        {Rows::format(k.codec), Rows::template scales<Isa>, k.rows, levels.row, 0}, k, q, scores);
+        {Rows::format(k.codec), Rows::template scales<Isa, B>, k.rows, levels.row, 0}, k, q, scores);
 }
 
 /// accumulate.
@@ -77,7 +77,7 @@ void accumulate_levels(value_rows const& v, float const* weights, int query_rows
     tile_levels levels(v.head_dim, v.count);
     Rows::template unpack<Isa, B>(v.codec, listed, v.count, v.head_dim, levels);
     accumulate_rows<Isa, B, packing::bits8, Rows::bytes>(
-        {Rows::format(v.codec), Rows::template scales<Isa>, listed, levels.row, 0}, v, weights, query_rows, out,
+        {Rows::format(v.codec), Rows::template scales<Isa, B>, listed, levels.row, 0}, v, weights, query_rows, out,
         stride);
 }
 

@@ -188,10 +188,9 @@ void score_groups(coded_rows const& coded, key_rows const& k, stream_queries con
     auto const table = B::table_of(f, B::bias);
     whole_tile const rows(coded.codes, nullptr, k.count);
     rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
-    tile_scales scales[most];
+    scales_in_turns scales(coded, k.count, k.head_dim);
     for (index_t g = 0; g < groups; g += most) {
         int const some = static_cast<int>(std::min<index_t>(most, groups - g));
-        for (int i = 0; i < some; ++i) coded.read_scales(f, coded.rows, k.count, g + i, scales[i]);
         score_tile<B> const tile{rows.at,        k.count,   table,
                                  coded.codes_at, g * group, std::min((g + some) * group, k.head_dim)};
         by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
@@ -204,7 +203,7 @@ void score_groups(coded_rows const& coded, key_rows const& k, stream_queries con
                 f32<Isa> const unit(q.scale * header_at(header, query_layout::unit));
                 float* const to = scores + (first + r) * tile_slots;
                 for (int i = 0; i < some; ++i) {
-                    tile_scales const& s       = scales[i];
+                    tile_scales const& s       = scales.of(g + i);
                     float const* const product = products + (i * rows_at_once() + r) * tile_slots;
                     f32<Isa> const bias(-B::bias * header_at(header, query_layout::sum_of_bytes(g + i)));
                     f32<Isa> const sum(header_at(header, query_layout::sum_of_values(g + i)));
@@ -233,8 +232,8 @@ void score_rows(coded_rows const& coded, key_rows const& k, stream_queries const
 template <class Isa, class B, packing Codes>
 void score(key_rows const& k, stream_queries q, float* scores) noexcept {
     row_format const& f = format_of(k.codec);
-    score_rows<Isa, B, Codes, query_bytes<Codes>>({f, &read_scales<Isa>, k.rows, k.rows, f.header_bytes(k.head_dim)}, k,
-                                                  q, scores);
+    score_rows<Isa, B, Codes, query_bytes<Codes>>({f, &read_scales<Isa, B>, k.rows, k.rows, f.header_bytes(k.head_dim)},
+                                                  k, q, scores);
 }
 
 } // namespace packed

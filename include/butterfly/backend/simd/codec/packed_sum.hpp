@@ -28,18 +28,22 @@ struct whole_weights {
 template <class Isa, class B, int Bytes>
 void weigh_row(tile_scales const& s, value_rows const& v, float const* weights, whole_weights<Bytes>& to) noexcept {
     constexpr int digit = B::weight_top + 1, top = Bytes == 1 ? B::weight_top : digit * digit - 1;
-    alignas(64) float a[tile_slots];
-    bool const first_ones = v.keys[v.count - 1] == v.count - 1;
-    for (int k = 0; k < v.count; ++k) a[k] = weights[first_ones ? k : v.keys[k]];
-    std::fill(a + v.count, a + tile_slots, 0.0F);
-    f32<Isa> most(0.0F), least(0.0F), all(0.0F), lifted(0.0F);
-    for (int k = 0; k < tile_slots; k += lanes<Isa>) {
-        f32<Isa> const w = f32<Isa>::load_aligned(a + k), x = w * f32<Isa>::load_aligned(s.scale + k);
-        x.store_aligned(a + k);
-        most   = xsimd::max(most, x);
-        least  = xsimd::min(least, x);
-        all    = all + x;
-        lifted = fma(w, f32<Isa>::load_aligned(s.lift + k), lifted);
+    constexpr int vectors = tile_slots / lanes<Isa>;
+    alignas(64) float listed[tile_slots];
+    if (v.keys[v.count - 1] != v.count - 1) { // not the first ones, behind which weights are zero
+        for (int k = 0; k < v.count; ++k) listed[k] = weights[v.keys[k]];
+        std::fill(listed + v.count, listed + tile_slots, 0.0F);
+        weights = listed;
+    }
+    f32<Isa> a[vectors], most(0.0F), least(0.0F), all(0.0F), lifted(0.0F);
+#pragma GCC unroll 16
+    for (int i = 0; i < vectors; ++i) {
+        f32<Isa> const w = load_as<Isa>(weights + i * lanes<Isa>);
+        a[i]             = w * f32<Isa>::load_aligned(s.scale + i * lanes<Isa>);
+        most             = xsimd::max(most, a[i]);
+        least            = xsimd::min(least, a[i]);
+        all              = all + a[i];
+        lifted           = fma(w, f32<Isa>::load_aligned(s.lift + i * lanes<Isa>), lifted);
     }
     float const largest = horizontal_max(most), sum = horizontal_sum(all);
     to.lifted = horizontal_sum(lifted);
@@ -49,16 +53,20 @@ void weigh_row(tile_scales const& s, value_rows const& v, float const* weights, 
         to.lifted = to.unit = std::numeric_limits<float>::quiet_NaN();
         return;
     }
-    float const lift  = largest < 0x1p-60F ? 0x1p80F : 1.0F; // so that a quotient of small weights does not overflow
-    float const by    = largest > 0.0F ? static_cast<float>(top) / (largest * lift) : 0.0F;
-    to.unit           = largest / static_cast<float>(top);
+    float const lift = largest < 0x1p-60F ? 0x1p80F : 1.0F; // so that a quotient of small weights does not overflow
+    float const by   = largest > 0.0F ? static_cast<float>(top) / (largest * lift) : 0.0F;
+    to.unit          = largest * (1.0F / static_cast<float>(top));
+    alignas(64) float whole[tile_slots];
+#pragma GCC unroll 16
+    for (int i = 0; i < vectors; ++i)
+        xsimd::min(fma(a[i] * f32<Isa>(lift), f32<Isa>(by), f32<Isa>(0.5F)), f32<Isa>(static_cast<float>(top)))
+            .store_aligned(whole + i * lanes<Isa>);
     std::int32_t kept = 0;
     for (int k = 0; k < tile_slots; ++k) {
-        float const x    = a[k] * lift * by + 0.5F;
-        auto const whole = static_cast<std::int32_t>(x < static_cast<float>(top) ? x : static_cast<float>(top));
-        to.bytes[0][k]   = static_cast<std::uint8_t>(Bytes == 1 ? whole : whole % digit);
-        if constexpr (Bytes == 2) to.bytes[1][k] = static_cast<std::uint8_t>(whole / digit);
-        kept += whole;
+        auto const x   = static_cast<std::int32_t>(whole[k]);
+        to.bytes[0][k] = static_cast<std::uint8_t>(Bytes == 1 ? x : x % digit);
+        if constexpr (Bytes == 2) to.bytes[1][k] = static_cast<std::uint8_t>(x / digit);
+        kept += x;
     }
     to.fair = std::fabs(static_cast<float>(kept) - sum * lift * by) <= static_cast<float>(kept) * 0x1p-7F;
 }
@@ -205,27 +213,23 @@ inline constexpr int weight_bytes = Codes == packing::bits8 ? 2 : 1;
 /// Weights of up to rows_of_weights rows, for one group or the two of a chunk.
 template <int Bytes, bool Halves>
 struct weights_of_rows {
-    static constexpr int most = Halves ? 2 : 1; // groups
-    tile_scales scales[most];
-    whole_weights<Bytes> whole[most][rows_of_weights];
+    whole_weights<Bytes> whole[Halves ? 2 : 1][rows_of_weights];
     bool fair[rows_of_weights]; // of all groups
 
     /// Of groups [group, group + groups).
     template <class Isa, class B>
-    void make(coded_rows const& rows,
+    void make(scales_in_turns& scales,
               value_rows const& v,
               float const* weights,
               int some,
               index_t group,
               int groups) noexcept {
         std::fill_n(fair, some, true);
-        for (int g = 0; g < groups; ++g) {
-            rows.read_scales(rows.format, rows.rows, v.count, group + g, scales[g]);
+        for (int g = 0; g < groups; ++g)
             for (int r = 0; r < some; ++r) {
-                weigh_row<Isa, B>(scales[g], v, weights + r * tile_slots, whole[g][r]);
+                weigh_row<Isa, B>(scales.of(group + g), v, weights + r * tile_slots, whole[g][r]);
                 fair[r] = fair[r] && whole[g][r].fair;
             }
-        }
     }
     [[nodiscard]] group_weights<Bytes> from(int r, int groups) const noexcept {
         return {whole[0] + r, whole[groups - 1] + r};
@@ -235,9 +239,11 @@ struct weights_of_rows {
 /// Rows one by one, each by as many bytes as keep the sum of its weights.
 template <class Isa, class B, bool Halves>
 [[gnu::noinline]] void sum_apart(weights_of_rows<1, Halves> const& by,
+                                 scales_in_turns& scales,
                                  value_rows const& v,
                                  float const* weights,
                                  int some,
+                                 index_t group,
                                  int groups,
                                  value_block const& values,
                                  index_t first,
@@ -250,7 +256,8 @@ template <class Isa, class B, bool Halves>
             sum_block<Isa, B, 1, Halves, 1>(values, v.count, first, columns, by.from(r, groups), to, stride);
         } else {
             whole_weights<2> finer[2];
-            for (int g = 0; g < groups; ++g) weigh_row<Isa, B>(by.scales[g], v, weights + r * tile_slots, finer[g]);
+            for (int g = 0; g < groups; ++g)
+                weigh_row<Isa, B>(scales.of(group + g), v, weights + r * tile_slots, finer[g]);
             sum_block<Isa, B, 2, Halves, 1>(values, v.count, first, columns, {finer, finer + groups - 1}, to, stride);
         }
     }
@@ -270,6 +277,7 @@ void accumulate_groups(coded_rows const& rows,
     index_t const n = v.head_dim, group = group_of(f, n);
     auto const table = B::table_of(f, 0);
     rows_in_turns next(v.ahead, (v.count + 3) / 4 * butterfly::detail::ceil_div(n, columns));
+    scales_in_turns scales(rows, v.count, n);
     weights_of_rows<Bytes, Halves> by;
     value_block values;
     for (int first = 0; first < query_rows; first += rows_of_weights, weights += rows_of_weights * tile_slots) {
@@ -280,11 +288,11 @@ void accumulate_groups(coded_rows const& rows,
                 index_t const g  = (at + c) / group;
                 part             = std::min(count - c, Halves ? chunk : (g + 1) * group - (at + c));
                 int const groups = Halves && part > half ? 2 : 1;
-                if (g != weighed) by.template make<Isa, B>(rows, v, weights, some, weighed = g, groups);
+                if (g != weighed) by.template make<Isa, B>(scales, v, weights, some, weighed = g, groups);
                 float* const to = out + first * stride + at + c;
                 if constexpr (Bytes == 1)
                     if (!std::all_of(by.fair, by.fair + some, [](bool fair) { return fair; })) {
-                        sum_apart<Isa, B>(by, v, weights, some, groups, values, c, part, to, stride);
+                        sum_apart<Isa, B>(by, scales, v, weights, some, g, groups, values, c, part, to, stride);
                         continue;
                     }
                 by_rows<Isa>(some, false, [&](auto rows_at_once, int r, int) {
@@ -332,7 +340,7 @@ void accumulate(value_rows const& v, float const* weights, int query_rows, float
     row_format const& f = format_of(v.codec);
     whole_tile const rows(v.rows, v.keys, v.count);
     accumulate_rows<Isa, B, Codes, weight_bytes<Codes>>(
-        {f, &read_scales<Isa>, rows.at, rows.at, f.header_bytes(v.head_dim)}, v, weights, query_rows, out, stride);
+        {f, &read_scales<Isa, B>, rows.at, rows.at, f.header_bytes(v.head_dim)}, v, weights, query_rows, out, stride);
 }
 
 } // namespace packed

@@ -146,8 +146,8 @@ void decode(
 template <int Bits>
 struct trellis_rows {
     static constexpr int bytes = 1;
-    template <class Isa>
-    static constexpr packed::scale_reader scales = &packed::read_scales<Isa>;
+    template <class Isa, class B>
+    static constexpr packed::scale_reader scales = &packed::read_scales<Isa, B>;
 
     [[nodiscard]] static quant::trellis<Bits> const& codec_of(void const* codec) noexcept {
         return *static_cast<quant::trellis<Bits> const*>(codec);
