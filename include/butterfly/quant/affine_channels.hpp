@@ -17,7 +17,7 @@
 // The zero of a channel takes out its mean and its scale its spread, which is what keys need where some channels are
 // large in every token (KIVI, Liu et al. 2024: 2 bits, groups of 32, the latest 128 tokens exact). A tile is padded to
 // a multiple of Tokens bytes. Error, zeros, constants and NaN as affine.hpp says, by channel of a tile. Seek: one row,
-// which needs all pairs of its tile. head_dim: a multiple of 16.
+// which needs all pairs of its tile. head_dim: a multiple of 16, up to 1024.
 
 #include <butterfly/quant/affine.hpp>
 
@@ -37,8 +37,8 @@ public:
         return "affine_channels<" + std::to_string(Bits) + ", " + std::to_string(Tokens) + ">";
     }
 
-    /// Throws shape_error unless head_dim is a multiple of 16.
-    static void require(index_t head_dim) { detail::require_row_step("affine_channels", head_dim); }
+    /// Throws shape_error unless head_dim is a multiple of 16, up to 1024.
+    static void require(index_t head_dim) { detail::require_row_step("affine_channels", head_dim, longest_row); }
 
     /// A row's part of its tile.
     [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr index_t row_bytes(index_t head_dim) const noexcept {

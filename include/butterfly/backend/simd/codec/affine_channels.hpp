@@ -1,19 +1,31 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// The leaf of affine_channels (quant/affine_channels.hpp): decode alone, by vectors of bytes.
+// The leaf of affine_channels (quant/affine_channels.hpp), by vectors of bytes.
 //
-//   out[t][d] = scale[d] * (level[t][d] + zero[d])     equals affine_channels::decode to the bit
+//   decode       out[t][d] = scale[d] * (level[t][d] + zero[d])        equals affine_channels::decode to the bit
+//   score        of a tile of tokens: q'[d] = q[d] * scale[d], in bytes of one unit;
+//                s_t = scale * (<q', level_t> + sum_d q'[d] * zero[d])
+//   accumulate   out[d] += scale[d] * (sum_t w_t * level[t][d] + zero[d] * sum_t w_t), weights in bytes of one unit
+//
+// with the products and the roundings of packed.hpp; a query is rounded after its channels have met their scales. A
+// scale that is NaN makes the scores of its tile NaN, and of its sums those of its channel.
 //
 // Why this shape: kernels ask for the rows of a tile of keys at once, most of them of one tile of tokens. Its scales
 // and zeros are more bytes than a row's codes, and are made floats once for all rows next to each other in the list
-// that are of that tile, for a chunk of channels at a time.
+// that are of that tile. What the scales are to queries and sums is likewise done once for those rows, so that a row
+// costs what its codes do.
 
 #include <butterfly/backend/simd/codec/packed_decode.hpp>
+#include <butterfly/backend/simd/codec/packed_score.hpp>
+#include <butterfly/backend/simd/codec/packed_sum.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>
 #include <butterfly/quant/affine_channels.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 namespace butterfly::backend::vec {
@@ -40,14 +52,13 @@ template <int Bits>
     return f;
 }
 
-/// Scales and zeros of a chunk of channels.
+/// Scales and zeros of a chunk of channels, from pairs.
 template <class Isa>
 struct channel_grids {
     alignas(64) float scale[chunk];
     alignas(64) float zero[chunk];
 
-    /// From pairs of scale and zero.
-    void load(std::byte const* pairs, index_t count) noexcept {
+    channel_grids(std::byte const* pairs, index_t count) noexcept {
         alignas(64) std::uint16_t scales[chunk], zeros[chunk];
         for (index_t i = 0; i < count; ++i) {
             std::uint32_t both = 0;
@@ -86,8 +97,7 @@ decode_tiles(std::byte const* const* rows, int count, index_t tokens, index_t n,
         int const same              = rows_of_tile(rows, count, tokens);
         std::byte const* const tile = rows[0] - token_of(rows[0], tokens);
         packed::by_chunks(0, n, [&](index_t first, index_t some) {
-            channel_grids<Isa> grid;
-            grid.load(tile + 4 * first, some);
+            channel_grids<Isa> const grid(tile + 4 * first, some);
             std::byte const* const at = tile + 4 * n + packed::bytes_of<codes>(first);
             for (int j = 0; j < same; ++j) {
                 alignas(64) std::int8_t levels[chunk];
@@ -110,25 +120,219 @@ void decode(void const*, std::byte const* const* rows, int count, index_t n, flo
     decode_tiles<Isa, B, Bits>(rows, count, Tokens, n, out, stride);
 }
 
+/// Rows next to each other in a list that are of one tile: where their codes stand, the last ones again up to
+/// tile_slots.
+template <int Bits>
+struct tile_run {
+    std::byte const* tile;
+    int count;
+    std::byte const* codes[tile_slots];
+
+    tile_run(std::byte const* const* rows, int left, index_t tokens, index_t n) noexcept
+        : tile(rows[0] - token_of(rows[0], tokens)), count(rows_of_tile(rows, left, tokens)) {
+        for (int k = 0; k < count; ++k)
+            codes[k] = tile + 4 * n + token_of(rows[k], tokens) * packed::bytes_of<packing_of<Bits>>(n);
+        std::fill(codes + count, codes + tile_slots, codes[count - 1]);
+    }
+};
+
+/// Scales and zeros of all channels of a tile.
+template <class Isa>
+struct tile_grids {
+    alignas(64) float scale[quant::longest_row];
+    alignas(64) float zero[quant::longest_row];
+
+    tile_grids(std::byte const* pairs, index_t n) noexcept {
+        packed::by_chunks(0, n, [&](index_t first, index_t count) {
+            channel_grids<Isa> const grid(pairs + 4 * first, count);
+            std::copy_n(grid.scale, count, scale + first);
+            std::copy_n(grid.zero, count, zero + first);
+        });
+    }
+    tile_grids(tile_grids const&) = delete;
+};
+
+/// Queries of Bytes bytes a value for the channels of a tile.
+template <int Rows, int Bytes>
+struct scaled_queries {
+    std::byte bytes[Rows][Bytes][quant::longest_row];
+    float unit[Rows];
+    float sum[Rows];    // of the bytes
+    float lifted[Rows]; // <q', zero>
+
+    [[nodiscard]] packed::query_rows rows() const noexcept {
+        return {&bytes[0][0][0], Bytes * quant::longest_row, quant::longest_row};
+    }
+
+    /// Makes row r. Where it is not finite its unit is NaN.
+    template <class Isa>
+    void make(int r, tile_grids<Isa> const& grids, float const* query, index_t n) noexcept {
+        constexpr float top = Bytes == 1 ? 127.0F : 127.0F * packed::query_digit;
+        alignas(64) float scaled[quant::longest_row];
+        f32<Isa> most(0.0F), zeros(0.0F), lift(0.0F);
+        for (index_t d = 0; d < n; d += lanes<Isa>) {
+            f32<Isa> const x = load_as<Isa>(query + d) * f32<Isa>::load_aligned(grids.scale + d);
+            x.store_aligned(scaled + d);
+            most  = xsimd::max(most, xsimd::abs(x));
+            zeros = fma(x, f32<Isa>(0.0F), zeros); // NaN where a value is not finite
+            lift  = fma(x, f32<Isa>::load_aligned(grids.zero + d), lift);
+        }
+        float const step = horizontal_max(most) / top, none = horizontal_sum(zeros);
+        bool const some = none == 0.0F && step >= std::numeric_limits<float>::min();
+        unit[r]         = some ? step : none;
+        lifted[r]       = horizontal_sum(lift);
+        sum[r]          = 0.0F;
+        if (!some) {
+            std::memset(bytes[r], 0, sizeof bytes[r]);
+            return;
+        }
+        f32<Isa> const by(1.0F / step);
+        f32<Isa> all(0.0F); // exact
+        for (index_t d = 0; d < n; d += quant::row_step) {
+            alignas(64) std::int32_t whole[quant::row_step];
+            for (index_t i = 0; i < quant::row_step; i += lanes<Isa>) {
+                f32<Isa> const near = xsimd::nearbyint(f32<Isa>::load_aligned(scaled + d + i) * by);
+                xsimd::to_int(near).store_aligned(whole + i);
+                all = all + near;
+            }
+            for (index_t i = 0; i < quant::row_step; ++i) {
+                std::int32_t const high = Bytes == 1 ? whole[i] : (whole[i] + packed::query_digit / 2) >> 7;
+                bytes[r][0][d + i]      = static_cast<std::byte>(high);
+                if constexpr (Bytes == 2)
+                    bytes[r][1][d + i] = static_cast<std::byte>(whole[i] - high * packed::query_digit);
+            }
+        }
+        sum[r] = horizontal_sum(all);
+    }
+};
+
+/// score of tiles of any number of tokens.
+template <class Isa, class B, int Bits>
+[[gnu::noinline]] void score_tiles(key_rows const& k, index_t tokens, stream_queries const& q, float* scores) noexcept {
+    constexpr packing codes = packing_of<Bits>;
+    constexpr int bytes     = packed::query_bytes<codes>;
+    auto const table        = B::table_of(levels_of<Bits>(), B::bias);
+    packed::rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
+    for (int first = 0; first < k.count;) {
+        tile_run<Bits> const run(k.rows + first, k.count - first, tokens, k.head_dim);
+        tile_grids<Isa> const grids(run.tile, k.head_dim);
+        packed::score_tile<B> const tile{run.codes, run.count, table, 0, 0, k.head_dim};
+        packed::by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int row, int real) {
+            scaled_queries<rows_at_once(), bytes> queries;
+            for (int r = 0; r < rows_at_once(); ++r) // the last one again
+                queries.make(r, grids, q.data + (row + std::min(r, real - 1)) * q.stride, k.head_dim);
+            alignas(64) float products[rows_at_once() * tile_slots];
+            packed::dot_rows<Isa, B, codes, bytes, false, rows_at_once()>(tile, queries.rows(), next, products);
+            for (int r = 0; r < real; ++r) {
+                f32<Isa> const unit(q.scale * queries.unit[r]), lifted(q.scale * queries.lifted[r]);
+                f32<Isa> const bias(-B::bias * queries.sum[r]);
+                float* const product = products + r * tile_slots;
+                for (int j = 0; j < run.count; j += lanes<Isa>)
+                    fma(f32<Isa>::load_aligned(product + j) + bias, unit, lifted).store_aligned(product + j);
+                std::copy_n(product, run.count, scores + (row + r) * tile_slots + first);
+            }
+        });
+        first += run.count;
+    }
+}
+
+/// Scales of sums that are scaled by channels afterwards.
+inline void read_ones(
+    quant::row_format const&, std::byte const* const*, int count, index_t, int, packed::tile_scales* to) noexcept {
+    std::fill_n(to->scale, count, 1.0F);
+    std::fill(to->scale + count, to->scale + tile_slots, 0.0F);
+    std::fill_n(to->lift, tile_slots, 0.0F);
+}
+
+/// The weights of listed keys.
+[[nodiscard]] inline float sum_of(float const* weights, int const* keys, int count) noexcept {
+    float part[4] = {};
+    for (int k = 0; k < count; ++k) part[k % 4] += weights[keys[k]];
+    return part[0] + part[1] + (part[2] + part[3]);
+}
+
+/// accumulate of tiles of any number of tokens.
+template <class Isa, class B, int Bits>
+[[gnu::noinline]] void accumulate_tiles(
+    value_rows const& v, index_t tokens, float const* weights, int query_rows, float* out, index_t stride) noexcept {
+    constexpr packing codes = packing_of<Bits>;
+    constexpr int at_once   = 4; // rows
+    auto const format       = levels_of<Bits>();
+    index_t const n         = v.head_dim;
+    std::byte const* listed[tile_slots];
+    for (int k = 0; k < v.count; ++k) listed[k] = v.rows[v.keys[k]];
+    alignas(64) float sums[at_once * quant::longest_row];
+    index_t const sums_stride = butterfly::detail::round_up(n, chunk);
+    value_rows part           = v;
+    for (int first = 0; first < v.count; first += part.count, part.ahead = {}) {
+        tile_run<Bits> const run(listed + first, v.count - first, tokens, n);
+        part.keys  = v.keys + first;
+        part.count = run.count;
+        packed::coded_rows const rows{format, &read_ones, run.codes, run.codes, 0};
+        for (int row = 0; row < query_rows; row += at_once) {
+            int const some          = std::min(at_once, query_rows - row);
+            float const* const from = weights + row * tile_slots;
+            std::fill_n(sums, some * sums_stride, 0.0F);
+            packed::accumulate_rows<Isa, B, codes, packed::weight_bytes<codes>>(rows, part, from, some, sums,
+                                                                                sums_stride);
+            float all[at_once];
+            for (int r = 0; r < some; ++r) all[r] = sum_of(from + r * tile_slots, part.keys, part.count);
+            packed::by_chunks(0, n, [&](index_t column, index_t count) {
+                channel_grids<Isa> const grid(run.tile + 4 * column, count);
+                for (int r = 0; r < some; ++r)
+                    for (index_t i = 0; i < count; i += lanes<Isa>) {
+                        float* const to       = out + (row + r) * stride + column + i;
+                        f32<Isa> const levels = fma(f32<Isa>::load_aligned(grid.zero + i), f32<Isa>(all[r]),
+                                                    f32<Isa>::load_aligned(sums + r * sums_stride + column + i));
+                        fma(levels, f32<Isa>::load_aligned(grid.scale + i), load_as<Isa>(to)).store_unaligned(to);
+                    }
+            });
+        }
+    }
+}
+
+template <class Isa, class B, int Bits, int Tokens>
+void score(key_rows const& k, stream_queries q, float* scores) noexcept {
+    score_tiles<Isa, B, Bits>(k, Tokens, q, scores);
+}
+
+template <class Isa, class B, int Bits, int Tokens>
+void accumulate(value_rows const& v, float const* weights, int query_rows, float* out, index_t stride) noexcept {
+    accumulate_tiles<Isa, B, Bits>(v, Tokens, weights, query_rows, out, stride);
+}
+
 } // namespace channels
 #endif
 
-template <class Isa, int Bits, int Tokens>
+template <class Isa, int Bits, int Tokens, bool FromCodes>
 [[nodiscard]] constexpr simd_codec_ops channel_ops() noexcept {
     simd_codec_ops ops{{&host::decode_rows<quant::affine_channels<Bits, Tokens>>}, nullptr, nullptr};
 #if defined(__AVX2__) || defined(__aarch64__)
     using bytes = byte_vectors<Isa>;
-    if constexpr (!std::is_void_v<bytes>) ops.base.decode = &channels::decode<Isa, bytes, Bits, Tokens>;
+    if constexpr (!std::is_void_v<bytes>) {
+        ops.base.decode = &channels::decode<Isa, bytes, Bits, Tokens>;
+        if constexpr (FromCodes) {
+            ops.score      = &channels::score<Isa, bytes, Bits, Tokens>;
+            ops.accumulate = &channels::accumulate<Isa, bytes, Bits, Tokens>;
+            ops.unit       = bytes::dot_name;
+        }
+    }
 #endif
     return ops;
 }
 
-template <class Isa, int Bits, int Tokens>
-inline constexpr simd_codec_ops affine_channels_ops = channel_ops<Isa, Bits, Tokens>();
+/// FromCodes: there are products of bytes.
+template <class Isa, int Bits, int Tokens, bool FromCodes>
+inline constexpr simd_codec_ops affine_channels_ops = channel_ops<Isa, Bits, Tokens, FromCodes>();
 
 template <class Isa, int Bits, int Tokens>
 [[nodiscard]] simd_codec_ops const& simd_ops(Isa, quant::affine_channels<Bits, Tokens> const&) noexcept {
-    return affine_channels_ops<Isa, Bits, Tokens>;
+#if defined(__AVX2__) || defined(__aarch64__)
+    using bytes = byte_vectors<Isa>;
+    if constexpr (!std::is_void_v<bytes>)
+        if (bytes::has_dot()) return affine_channels_ops<Isa, Bits, Tokens, true>;
+#endif
+    return affine_channels_ops<Isa, Bits, Tokens, false>;
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
