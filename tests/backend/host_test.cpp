@@ -153,6 +153,9 @@ TEST_CASE("tables know the codecs that have a leaf", "[backend]") {
         REQUIRE(bind_codec(policy, bf::quant::trellis<3>{}).ops == k.trellis_ops(3));
         REQUIRE(bind_codec(policy, bf::quant::trellis<4>{}).ops == k.trellis_ops(4));
         REQUIRE(bind_codec(policy, bf::quant::affine_channels<2, 64>{}).ops == k.affine_channels_ops(2, 64));
+        REQUIRE(bind_codec(policy, bf::quant::ggml_q8_0{}).ops == k.ggml_ops(8, false));
+        REQUIRE(bind_codec(policy, bf::quant::ggml_q4_0{}).ops == k.ggml_ops(4, false));
+        REQUIRE(bind_codec(policy, bf::quant::ggml_q4_1{}).ops == k.ggml_ops(4, true));
 
         // Each its own: rows of a codec by the functions of its table.
         auto const decodes = [&](auto const& codec) {
@@ -171,6 +174,9 @@ TEST_CASE("tables know the codecs that have a leaf", "[backend]") {
         REQUIRE(decodes(bf::quant::trellis<3>{}));
         REQUIRE(decodes(bf::quant::trellis<4>{}));
         REQUIRE(decodes(bf::quant::outliers<bf::quant::affine<4, 64>, 4>{}));
+        REQUIRE(decodes(bf::quant::ggml_q8_0{}));
+        REQUIRE(decodes(bf::quant::ggml_q4_0{}));
+        REQUIRE(decodes(bf::quant::ggml_q4_1{}));
         REQUIRE(decodes(bf::quant::affine_channels<2, 32>{}));
         REQUIRE(decodes(bf::quant::affine_channels<3, 32>{}));
         REQUIRE(decodes(bf::quant::affine_channels<4, 32>{}));

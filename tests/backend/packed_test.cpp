@@ -321,6 +321,12 @@ TEST_CASE("packed rows are decoded to the bit", "[backend]") {
 }
 
 #if defined(__AVX2__) || defined(__aarch64__)
+TEST_CASE("groups are multiplied from codes where they are a half of a chunk or whole ones", "[backend]") {
+    quant::row_format f;
+    for (f.group = 0; f.group <= 1024; f.group += 16)
+        REQUIRE(bf::backend::vec::packed::is_served(f) == (f.group % 64 == 0 || f.group == 32));
+}
+
 TEST_CASE("windows of a trellis are looked up by shifts", "[backend]") {
     for (index_t const n : {16, 32, 48, 64, 80, 128, 144, 256, 1008, 1024}) {
         check_windows<2>(n, fresh_seed());

@@ -18,6 +18,7 @@
 #include <butterfly/backend/policy.hpp>
 #include <butterfly/backend/simd/raw_codec.hpp>
 #include <butterfly/quant/affine_channels.hpp>
+#include <butterfly/quant/ggml.hpp>
 #include <butterfly/quant/outliers.hpp>
 #include <butterfly/quant/trellis.hpp>
 
@@ -110,6 +111,15 @@ template <int Bits, int Tokens>
     kernel_table const* const k = policy.kernels();
     if (k == nullptr) return {&vec::foreign_ops<isa::current, quant::affine_channels<Bits, Tokens>>, "host"};
     return {k->affine_channels_ops(Bits, Tokens), k->name};
+}
+template <quant::decoder Codec>
+    requires std::same_as<Codec, quant::ggml_q8_0> || std::same_as<Codec, quant::ggml_q4_0> ||
+        std::same_as<Codec, quant::ggml_q4_1>
+[[nodiscard]] bound_codec bind_codec(host const& policy, Codec const&) noexcept {
+    kernel_table const* const k = policy.kernels();
+    if (k == nullptr) return {&vec::foreign_ops<isa::current, Codec>, "host"};
+    constexpr int bits = std::same_as<Codec, quant::ggml_q8_0> ? 8 : 4;
+    return {k->ggml_ops(bits, std::same_as<Codec, quant::ggml_q4_1>), k->name};
 }
 
 /// Outliers over rows that are said by a format: those rows by the functions of the kernels linked as number Linked.

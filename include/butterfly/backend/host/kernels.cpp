@@ -74,6 +74,12 @@ struct entries {
                               : affine_channels_of<128>(bits);
     }
 
+    static void const* ggml_ops(int bits, bool lifted) noexcept {
+        return bits == 8 ? leaf_of(quant::ggml_q8_0())
+               : lifted  ? leaf_of(quant::ggml_q4_1())
+                         : leaf_of(quant::ggml_q4_0());
+    }
+
     static kernel_scratch scratch(int threads, std::span<problem const> problems) noexcept {
         return {vec::thread_bytes<kernel_isa>(problems), vec::parts_room<kernel_isa>(threads, problems)};
     }
@@ -108,6 +114,7 @@ constinit butterfly::backend::kernel_table const BUTTERFLY_TABLE_OF(BUTTERFLY_KE
     &butterfly::backend::entries::packed_ops,
     &butterfly::backend::entries::trellis_ops,
     &butterfly::backend::entries::affine_channels_ops,
+    &butterfly::backend::entries::ggml_ops,
     &butterfly::backend::entries::scratch,
     &butterfly::backend::entries::explain,
     &butterfly::backend::entries::run};

@@ -30,9 +30,10 @@ struct kernel_table {
     void const* (*raw_ops)(codec_id, bf16_unit) noexcept;
     /// Those of rows that are said by a format.
     void const* (*packed_ops)(quant::row_format const&, bf16_unit) noexcept;
-    /// Those of trellis<bits>, and of affine_channels<bits, tokens>.
+    /// Those of trellis<bits>, of affine_channels<bits, tokens>, and of ggml's blocks: q8_0, q4_0, lifted q4_1.
     void const* (*trellis_ops)(int bits) noexcept;
     void const* (*affine_channels_ops)(int bits, index_t tokens) noexcept;
+    void const* (*ggml_ops)(int bits, bool lifted) noexcept;
 
     kernel_scratch (*scratch)(int threads, std::span<problem const>) noexcept;
 

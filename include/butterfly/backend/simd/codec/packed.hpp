@@ -62,12 +62,12 @@ inline constexpr index_t half = chunk / 2;
 
 /// Whether rows are scored and summed here.
 [[nodiscard]] inline bool is_served(row_format const& f) noexcept {
-    return f.group % half == 0;
+    return f.group % chunk == 0 || f.group == half;
 }
 
 /// Whether the two halves of a chunk are of two groups, each of one.
 [[nodiscard]] inline bool is_halved(row_format const& f) noexcept {
-    return f.group % chunk != 0;
+    return f.group == half;
 }
 
 /// Bytes of the codes of `count` values.
