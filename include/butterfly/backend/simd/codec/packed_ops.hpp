@@ -4,7 +4,8 @@
 // What the kernels call for rows that are said by a format (quant/row_format.hpp), whatever codec wrote them.
 //
 //   stream class   from codes (packed.hpp; base 6 by packed_levels.hpp) where there are products of bytes (of AVX-512,
-//                  VNNI) and the format is served: one scale for each 64 values or a multiple of them; else decoded
+//                  VNNI) and the format is served: one scale for each 32 values, or 64 or a multiple of them; else
+//                  decoded
 //   tile class     decoded once for all rows of an item, rounded to what the unit of the other pools multiplies
 //   decoding       by vectors of bytes (packed_decode.hpp) where there are some and a group is of a multiple of 16
 //                  values; else one value after the other
