@@ -244,7 +244,7 @@ TEMPLATE_LIST_TEST_CASE("ggml rows: values that are not finite, huge or tiny", "
 TEMPLATE_LIST_TEST_CASE("ggml rows: head_dim must be a multiple of 32", "[quant]", all_types) {
     TestType::require(32);
     TestType::require(256);
-    for (bf::index_t const n : {-32, 0, 1, 31, 33, 80}) {
+    for (bf::index_t const n : {-32, 0, 1, 31, 33, 80, 1056, 2048}) {
         std::string const text =
             std::string(TestType::name()) + ": head_dim " + std::to_string(n) + " is not a multiple of 32 up to 1024";
         REQUIRE_THROWS_AS(TestType::require(n), bf::shape_error);

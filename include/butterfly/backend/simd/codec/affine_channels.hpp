@@ -4,12 +4,14 @@
 // The leaf of affine_channels (quant/affine_channels.hpp), by vectors of bytes.
 //
 //   decode       out[t][d] = scale[d] * (level[t][d] + zero[d])        equals affine_channels::decode to the bit
-//   score        of a tile of tokens: q'[d] = q[d] * scale[d], in bytes of one unit;
-//                s_t = scale * (<q', level_t> + sum_d q'[d] * zero[d])
+//   score        of a tile of tokens: q'[d] = q[d] * scale[d], in two bytes of one unit;
+//                s_t = scale * (<q', level_t> + sum_d q[d] * scale[d] * zero[d])
 //   accumulate   out[d] += scale[d] * (sum_t w_t * level[t][d] + zero[d] * sum_t w_t), weights in bytes of one unit
 //
-// with the products and the roundings of packed.hpp; a query is rounded after its channels have met their scales. A
-// scale that is NaN makes the scores of its tile NaN, and of its sums those of its channel.
+// by the products of packed.hpp, and with its roundings, but that of a query: to 1/32512 of the largest q[d] *
+// scale[d]. One byte would not do: a channel of large spread is what this format is for, and would take the steps of
+// all others. A scale that is NaN, or q[d] * scale[d] that is not finite, makes a row's scores of the tile NaN; a scale
+// of values that is NaN the sums of its channel.
 //
 // Why this shape: kernels ask for the rows of a tile of keys at once, most of them of one tile of tokens. Its scales
 // and zeros are more bytes than a row's codes, and are made floats once for all rows next to each other in the list
@@ -152,22 +154,23 @@ struct tile_grids {
     tile_grids(tile_grids const&) = delete;
 };
 
-/// Queries of Bytes bytes a value for the channels of a tile.
-template <int Rows, int Bytes>
+/// Queries for the channels of a tile, two bytes a value.
+template <int Rows>
 struct scaled_queries {
-    std::byte bytes[Rows][Bytes][quant::longest_row];
+    static constexpr int parts = 2;
+    std::byte bytes[Rows][parts][quant::longest_row];
     float unit[Rows];
-    float sum[Rows];    // of the bytes
-    float lifted[Rows]; // <q', zero>
+    float sum[Rows];    // of the values in bytes
+    float lifted[Rows]; // sum_d q[d] * scale[d] * zero[d]
 
     [[nodiscard]] packed::query_rows rows() const noexcept {
-        return {&bytes[0][0][0], Bytes * quant::longest_row, quant::longest_row};
+        return {&bytes[0][0][0], parts * quant::longest_row, quant::longest_row};
     }
 
     /// Makes row r. Where it is not finite its unit is NaN.
     template <class Isa>
     void make(int r, tile_grids<Isa> const& grids, float const* query, index_t n) noexcept {
-        constexpr float top = Bytes == 1 ? 127.0F : 127.0F * packed::query_digit;
+        constexpr float top = 127.0F * packed::query_digit;
         alignas(64) float scaled[quant::longest_row];
         f32<Isa> most(0.0F), zeros(0.0F), lift(0.0F);
         for (index_t d = 0; d < n; d += lanes<Isa>) {
@@ -196,10 +199,9 @@ struct scaled_queries {
                 all = all + near;
             }
             for (index_t i = 0; i < quant::row_step; ++i) {
-                std::int32_t const high = Bytes == 1 ? whole[i] : (whole[i] + packed::query_digit / 2) >> 7;
+                std::int32_t const high = (whole[i] + packed::query_digit / 2) >> 7; // the lower from -64 to 63
                 bytes[r][0][d + i]      = static_cast<std::byte>(high);
-                if constexpr (Bytes == 2)
-                    bytes[r][1][d + i] = static_cast<std::byte>(whole[i] - high * packed::query_digit);
+                bytes[r][1][d + i]      = static_cast<std::byte>(whole[i] - high * packed::query_digit);
             }
         }
         sum[r] = horizontal_sum(all);
@@ -210,7 +212,6 @@ struct scaled_queries {
 template <class Isa, class B, int Bits>
 [[gnu::noinline]] void score_tiles(key_rows const& k, index_t tokens, stream_queries const& q, float* scores) noexcept {
     constexpr packing codes = packing_of<Bits>;
-    constexpr int bytes     = packed::query_bytes<codes>;
     auto const table        = B::table_of(levels_of<Bits>(), B::bias);
     packed::rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
     for (int first = 0; first < k.count;) {
@@ -218,11 +219,11 @@ template <class Isa, class B, int Bits>
         tile_grids<Isa> const grids(run.tile, k.head_dim);
         packed::score_tile<B> const tile{run.codes, run.count, table, 0, 0, k.head_dim};
         packed::by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int row, int real) {
-            scaled_queries<rows_at_once(), bytes> queries;
+            scaled_queries<rows_at_once()> queries;
             for (int r = 0; r < rows_at_once(); ++r) // the last one again
                 queries.make(r, grids, q.data + (row + std::min(r, real - 1)) * q.stride, k.head_dim);
             alignas(64) float products[rows_at_once() * tile_slots];
-            packed::dot_rows<Isa, B, codes, bytes, false, rows_at_once()>(tile, queries.rows(), next, products);
+            packed::dot_rows<Isa, B, codes, 2, false, rows_at_once()>(tile, queries.rows(), next, products);
             for (int r = 0; r < real; ++r) {
                 f32<Isa> const unit(q.scale * queries.unit[r]), lifted(q.scale * queries.lifted[r]);
                 f32<Isa> const bias(-B::bias * queries.sum[r]);
@@ -256,7 +257,7 @@ template <class Isa, class B, int Bits>
 [[gnu::noinline]] void accumulate_tiles(
     value_rows const& v, index_t tokens, float const* weights, int query_rows, float* out, index_t stride) noexcept {
     constexpr packing codes = packing_of<Bits>;
-    constexpr int at_once   = 4; // rows
+    constexpr int at_once   = packed::rows_of_weights;
     auto const format       = levels_of<Bits>();
     index_t const n         = v.head_dim;
     std::byte const* listed[tile_slots];
@@ -264,10 +265,11 @@ template <class Isa, class B, int Bits>
     alignas(64) float sums[at_once * quant::longest_row];
     index_t const sums_stride = butterfly::detail::round_up(n, chunk);
     value_rows part           = v;
-    for (int first = 0; first < v.count; first += part.count, part.ahead = {}) {
+    for (int first = 0; first < v.count; first += part.count) {
         tile_run<Bits> const run(listed + first, v.count - first, tokens, n);
         part.keys  = v.keys + first;
         part.count = run.count;
+        tile_grids<Isa> const grids(run.tile, n);
         packed::coded_rows const rows{format, &read_ones, run.codes, run.codes, 0};
         for (int row = 0; row < query_rows; row += at_once) {
             int const some          = std::min(at_once, query_rows - row);
@@ -275,18 +277,16 @@ template <class Isa, class B, int Bits>
             std::fill_n(sums, some * sums_stride, 0.0F);
             packed::accumulate_rows<Isa, B, codes, packed::weight_bytes<codes>>(rows, part, from, some, sums,
                                                                                 sums_stride);
-            float all[at_once];
-            for (int r = 0; r < some; ++r) all[r] = sum_of(from + r * tile_slots, part.keys, part.count);
-            packed::by_chunks(0, n, [&](index_t column, index_t count) {
-                channel_grids<Isa> const grid(run.tile + 4 * column, count);
-                for (int r = 0; r < some; ++r)
-                    for (index_t i = 0; i < count; i += lanes<Isa>) {
-                        float* const to       = out + (row + r) * stride + column + i;
-                        f32<Isa> const levels = fma(f32<Isa>::load_aligned(grid.zero + i), f32<Isa>(all[r]),
-                                                    f32<Isa>::load_aligned(sums + r * sums_stride + column + i));
-                        fma(levels, f32<Isa>::load_aligned(grid.scale + i), load_as<Isa>(to)).store_unaligned(to);
-                    }
-            });
+            part.ahead = {}; // fetched
+            for (int r = 0; r < some; ++r) {
+                f32<Isa> const all(sum_of(from + r * tile_slots, part.keys, part.count));
+                float* const to = out + (row + r) * stride;
+                for (index_t d = 0; d < n; d += lanes<Isa>) {
+                    f32<Isa> const levels = fma(f32<Isa>::load_aligned(grids.zero + d), all,
+                                                f32<Isa>::load_aligned(sums + r * sums_stride + d));
+                    fma(levels, f32<Isa>::load_aligned(grids.scale + d), load_as<Isa>(to + d)).store_unaligned(to + d);
+                }
+            }
         }
     }
 }

@@ -222,7 +222,7 @@ struct tile_scales {
 /// Groups whose scales are read at once: with zeros, 16 bytes of a row.
 inline constexpr int groups_at_once = 4;
 
-/// Reads those of groups [g, g + some).
+/// Reads those of groups [g, g + some), and writes zeros behind the rows: weights that stand there count for nothing.
 using scale_reader = void (*)(
     row_format const& f, std::byte const* const* rows, int count, index_t g, int some, tile_scales* to) noexcept;
 
@@ -290,11 +290,11 @@ public:
         : rows_(rows), count_(count), groups_(rows.format.groups(n)) {}
     scales_in_turns(scales_in_turns const&) = delete;
 
-    /// Those of group g; those of g + 1 may be asked for beside them where g is even.
+    /// Those of group g, until those of another groups_at_once are asked for.
     [[nodiscard]] tile_scales const& of(index_t g) noexcept {
         if (g < first_ || g >= first_ + some_) {
-            first_ = g;
-            some_  = static_cast<int>(std::min<index_t>(groups_at_once, groups_ - g));
+            first_ = g - g % groups_at_once;
+            some_  = static_cast<int>(std::min<index_t>(groups_at_once, groups_ - first_));
             rows_.read_scales(rows_.format, rows_.rows, count_, first_, some_, read_);
         }
         return read_[g - first_];

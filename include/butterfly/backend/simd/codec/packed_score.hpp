@@ -209,9 +209,10 @@ void score_groups(coded_rows const& coded, key_rows const& k, stream_queries con
                     f32<Isa> const sum(header_at(header, query_layout::sum_of_values(g + i)));
                     for (int j = 0; j < k.count; j += lanes<Isa>) {
                         f32<Isa> const level  = f32<Isa>::load_aligned(product + j) + bias;
-                        f32<Isa> const lifted = f32<Isa>::load_aligned(s.lift + j) * sum;
-                        f32<Isa> const dot    = fma(level, f32<Isa>::load_aligned(s.scale + j), lifted);
-                        (g + i == 0 ? dot * unit : fma(dot, unit, load_as<Isa>(to + j))).store_unaligned(to + j);
+                        f32<Isa> const scale  = f32<Isa>::load_aligned(s.scale + j) * unit; // first: both may be large
+                        f32<Isa> const lifted = f32<Isa>::load_aligned(s.lift + j) * unit * sum;
+                        f32<Isa> const dot    = fma(level, scale, lifted);
+                        (g + i == 0 ? dot : dot + load_as<Isa>(to + j)).store_unaligned(to + j);
                     }
                 }
             }

@@ -30,7 +30,7 @@ void weigh_row(tile_scales const& s, value_rows const& v, float const* weights, 
     constexpr int digit = B::weight_top + 1, top = Bytes == 1 ? B::weight_top : digit * digit - 1;
     constexpr int vectors = tile_slots / lanes<Isa>;
     alignas(64) float listed[tile_slots];
-    if (v.keys[v.count - 1] != v.count - 1) { // not the first ones, behind which weights or scales are zero
+    if (v.keys[v.count - 1] != v.count - 1) { // not the first ones, behind which scales are zero
         for (int k = 0; k < v.count; ++k) listed[k] = weights[v.keys[k]];
         std::fill(listed + v.count, listed + tile_slots, 0.0F);
         weights = listed;
