@@ -9,9 +9,10 @@
 //   accumulate   out[d] += scale[d] * (sum_t w_t * level[t][d] + zero[d] * sum_t w_t), weights in bytes of one unit
 //
 // by the products of packed.hpp, and with its roundings, but that of a query: to 1/32512 of the largest q[d] *
-// scale[d]. One byte would not do: a channel of large spread is what this format is for, and would take the steps of
-// all others. A scale that is NaN, or q[d] * scale[d] that is not finite, makes a row's scores of the tile NaN; a scale
-// of values that is NaN the sums of its channel.
+// scale[d]; to 1/254, the lower byte left out, where codes have less than eight bits and that moves a logit by some
+// 0.02 at most: a channel of large spread, which is what this format is for, would take the steps of all others. A
+// scale that is NaN, or q[d] * scale[d] that is not finite, makes a row's scores of the tile NaN; a scale of values
+// that is NaN the sums of its channel.
 //
 // Why this shape: kernels ask for the rows of a tile of keys at once, most of them of one tile of tokens. Its scales
 // and zeros are more bytes than a row's codes, and are made floats once for all rows next to each other in the list
@@ -154,7 +155,7 @@ struct tile_grids {
     tile_grids(tile_grids const&) = delete;
 };
 
-/// Queries for the channels of a tile, two bytes a value.
+/// Queries for the channels of a tile, two bytes a value; the lower ones are zeros where a row is not fine.
 template <int Rows>
 struct scaled_queries {
     static constexpr int parts = 2;
@@ -162,15 +163,21 @@ struct scaled_queries {
     float unit[Rows];
     float sum[Rows];    // of the values in bytes
     float lifted[Rows]; // sum_d q[d] * scale[d] * zero[d]
+    bool fine[Rows];
 
     [[nodiscard]] packed::query_rows rows() const noexcept {
         return {&bytes[0][0][0], parts * quant::longest_row, quant::longest_row};
     }
+    /// Bytes of a value that products need.
+    [[nodiscard]] int bytes_of_all() const noexcept {
+        return std::find(fine, fine + Rows, true) != fine + Rows ? 2 : 1;
+    }
 
-    /// Makes row r. Where it is not finite its unit is NaN.
+    /// Makes row r. Where it is not finite its unit is NaN. `coarsest`: steps of one byte that are served, times the
+    /// root of n, as their errors add up.
     template <class Isa>
-    void make(int r, tile_grids<Isa> const& grids, float const* query, index_t n) noexcept {
-        constexpr float top = 127.0F * packed::query_digit;
+    void make(int r, tile_grids<Isa> const& grids, float const* query, index_t n, float coarsest) noexcept {
+        constexpr float digit = packed::query_digit, top = 127.0F * digit;
         alignas(64) float scaled[quant::longest_row];
         f32<Isa> most(0.0F), zeros(0.0F), lift(0.0F);
         for (index_t d = 0; d < n; d += lanes<Isa>) {
@@ -185,18 +192,21 @@ struct scaled_queries {
         unit[r]         = some ? step : none;
         lifted[r]       = horizontal_sum(lift);
         sum[r]          = 0.0F;
+        fine[r]         = true;
         if (!some) {
             std::memset(bytes[r], 0, sizeof bytes[r]);
             return;
         }
         f32<Isa> const by(1.0F / step);
-        f32<Isa> all(0.0F); // exact
+        f32<Isa> all(0.0F);
+        fine[r] = !(step * digit * std::sqrt(static_cast<float>(n)) <= coarsest);
+        f32<Isa> const down(fine[r] ? 1.0F : 1.0F / digit), up(fine[r] ? 1.0F : digit);
         for (index_t d = 0; d < n; d += quant::row_step) {
             alignas(64) std::int32_t whole[quant::row_step];
             for (index_t i = 0; i < quant::row_step; i += lanes<Isa>) {
-                f32<Isa> const near = xsimd::nearbyint(f32<Isa>::load_aligned(scaled + d + i) * by);
+                f32<Isa> const near = xsimd::nearbyint(f32<Isa>::load_aligned(scaled + d + i) * by * down) * up;
                 xsimd::to_int(near).store_aligned(whole + i);
-                all = all + near;
+                all = all + near; // exact
             }
             for (index_t i = 0; i < quant::row_step; ++i) {
                 std::int32_t const high = (whole[i] + packed::query_digit / 2) >> 7; // the lower from -64 to 63
@@ -214,6 +224,8 @@ template <class Isa, class B, int Bits>
     constexpr packing codes = packing_of<Bits>;
     auto const table        = B::table_of(levels_of<Bits>(), B::bias);
     packed::rows_in_turns next(k.ahead, (k.count + 2 * B::keys - 1) / (2 * B::keys) * (k.head_dim / 4));
+    // Errors of steps are 1/sqrt(12) of them, levels some 2^Bits / 4.
+    float const coarsest = Bits == 8 ? 0.0F : 0.25F / (std::fabs(q.scale) * static_cast<float>(1 << Bits));
     for (int first = 0; first < k.count;) {
         tile_run<Bits> const run(k.rows + first, k.count - first, tokens, k.head_dim);
         tile_grids<Isa> const grids(run.tile, k.head_dim);
@@ -221,12 +233,17 @@ template <class Isa, class B, int Bits>
         packed::by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int row, int real) {
             scaled_queries<rows_at_once()> queries;
             for (int r = 0; r < rows_at_once(); ++r) // the last one again
-                queries.make(r, grids, q.data + (row + std::min(r, real - 1)) * q.stride, k.head_dim);
+                queries.make(r, grids, q.data + (row + std::min(r, real - 1)) * q.stride, k.head_dim, coarsest);
             alignas(64) float products[rows_at_once() * tile_slots];
-            packed::dot_rows<Isa, B, codes, 2, false, rows_at_once()>(tile, queries.rows(), next, products);
+            int const bytes = queries.bytes_of_all();
+            if (bytes == 2)
+                packed::dot_rows<Isa, B, codes, 2, false, rows_at_once()>(tile, queries.rows(), next, products);
+            else
+                packed::dot_rows<Isa, B, codes, 1, false, rows_at_once()>(tile, queries.rows(), next, products);
+            float const digit = bytes == 2 ? 1.0F : packed::query_digit; // of the bytes that were multiplied
             for (int r = 0; r < real; ++r) {
-                f32<Isa> const unit(q.scale * queries.unit[r]), lifted(q.scale * queries.lifted[r]);
-                f32<Isa> const bias(-B::bias * queries.sum[r]);
+                f32<Isa> const unit(q.scale * queries.unit[r] * digit), lifted(q.scale * queries.lifted[r]);
+                f32<Isa> const bias(-B::bias * queries.sum[r] / digit);
                 float* const product = products + r * tile_slots;
                 for (int j = 0; j < run.count; j += lanes<Isa>)
                     fma(f32<Isa>::load_aligned(product + j) + bias, unit, lifted).store_aligned(product + j);
