@@ -197,24 +197,28 @@ struct scaled_queries {
             std::memset(bytes[r], 0, sizeof bytes[r]);
             return;
         }
-        f32<Isa> const by(1.0F / step);
-        f32<Isa> all(0.0F);
         fine[r] = !(step * digit * std::sqrt(static_cast<float>(n)) <= coarsest);
-        f32<Isa> const down(fine[r] ? 1.0F : 1.0F / digit), up(fine[r] ? 1.0F : digit);
+        f32<Isa> const by(1.0F / (fine[r] ? step : step * digit));
+        f32<Isa> all(0.0F);
         for (index_t d = 0; d < n; d += quant::row_step) {
             alignas(64) std::int32_t whole[quant::row_step];
             for (index_t i = 0; i < quant::row_step; i += lanes<Isa>) {
-                f32<Isa> const near = xsimd::nearbyint(f32<Isa>::load_aligned(scaled + d + i) * by * down) * up;
+                f32<Isa> const near = xsimd::nearbyint(f32<Isa>::load_aligned(scaled + d + i) * by);
                 xsimd::to_int(near).store_aligned(whole + i);
                 all = all + near; // exact
             }
-            for (index_t i = 0; i < quant::row_step; ++i) {
-                std::int32_t const high = (whole[i] + packed::query_digit / 2) >> 7; // the lower from -64 to 63
-                bytes[r][0][d + i]      = static_cast<std::byte>(high);
-                bytes[r][1][d + i]      = static_cast<std::byte>(whole[i] - high * packed::query_digit);
+            if (fine[r]) {
+                for (index_t i = 0; i < quant::row_step; ++i) {
+                    std::int32_t const high = (whole[i] + packed::query_digit / 2) >> 7; // the lower from -64 to 63
+                    bytes[r][0][d + i]      = static_cast<std::byte>(high);
+                    bytes[r][1][d + i]      = static_cast<std::byte>(whole[i] - high * packed::query_digit);
+                }
+            } else {
+                for (index_t i = 0; i < quant::row_step; ++i) bytes[r][0][d + i] = static_cast<std::byte>(whole[i]);
+                std::memset(bytes[r][1] + d, 0, static_cast<std::size_t>(quant::row_step));
             }
         }
-        sum[r] = horizontal_sum(all);
+        sum[r] = horizontal_sum(all) * (fine[r] ? 1.0F : digit);
     }
 };
 
