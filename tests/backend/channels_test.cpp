@@ -12,6 +12,7 @@
 #include <butterfly/testing/problem.hpp>
 
 #include "support/catch.hpp"
+#include "support/packed_rows.hpp"
 #include "support/sweep.hpp"
 
 #include <algorithm>
@@ -74,12 +75,6 @@ private:
     std::vector<std::byte> bytes_;
 };
 
-template <class Codec>
-bool from_codes(Codec const& codec) {
-    auto const bound = bind_codec(bf::backend::simd<>{}, codec);
-    return static_cast<bf::backend::vec::simd_codec_ops const*>(bound.ops)->score != nullptr;
-}
-
 /// Attention of row t of head h over keys [0, t + keys - tokens] with queries as the kernel rounds them: after they
 /// have met the scales of a tile.
 template <int Bits, int Tokens>
@@ -134,13 +129,6 @@ struct reference {
     }
 };
 
-/// The largest weight in one byte.
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-constexpr double weight_top = 255.0;
-#else
-constexpr double weight_top = 127.0;
-#endif
-
 std::uint64_t fresh_seed() {
     static std::uint64_t const seed = std::random_device{}() % 1000000;
     return seed;
@@ -165,8 +153,8 @@ void check(index_t n) {
         o.lse = p.lse.data();
         bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o,
                    bf::pool(k.view(), v.view(), bf::visible::causal_prefix()));
-        bool const codes   = from_codes(quant::affine_channels<Bits, Tokens>{});
-        double const allow = !codes ? 1e-5 + 1e-6 * double{large} : Bits == 8 ? 4e-4 : 8.0 / weight_top;
+        bool const codes   = test::from_codes(quant::affine_channels<Bits, Tokens>{});
+        double const allow = !codes ? 1e-5 + 1e-6 * double{large} : Bits == 8 ? 4e-4 : 8.0 / test::weight_top;
         for (index_t h = 0; h < 2 * group; ++h)
             for (index_t t = 0; t < tokens; ++t) {
                 reference<Bits, Tokens> const want(p, k, v, h, t, codes);
@@ -272,18 +260,7 @@ void check_invariance(index_t n) {
         {.heads = 6, .kv_heads = 2, .tokens = 5, .keys = 9000, .head_dim = n, .seed = fresh_seed()});
     packed<Bits, 32> k(p.k), v(p.v);
     bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
-    bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), {.q_position = 8995}, all);
-    testing::tensor<float> other(p.out.shape());
-#if defined(_OPENMP)
-    bf::backend::simd<> const policy{.executor = bf::openmp{.threads = 3}};
-#else
-    bf::backend::simd<> const policy;
-#endif
-    for (index_t t = 0; t < 5; ++t)
-        bf::attend(policy, p.q.view().slice(t, 1), other.view().slice(t, 1), {.q_position = 8995 + t}, all);
-    auto const c = testing::compare_bits(p.out.view(), other.view());
-    INFO(c.text());
-    REQUIRE(c.ok);
+    test::require_same_bits(p, all);
 }
 
 TEST_CASE("neither tokens beside a row nor threads change a bit of packed channels", "[backend]") {

@@ -16,6 +16,7 @@
 #include <butterfly/testing/problem.hpp>
 
 #include "support/catch.hpp"
+#include "support/packed_rows.hpp"
 #include "support/sweep.hpp"
 
 #include <algorithm>
@@ -137,13 +138,6 @@ float lift_of(Codec const& codec, std::byte const* row, index_t d) {
     }
 }
 
-/// Whether the stream class works on codes here.
-template <class Codec>
-bool from_codes(Codec const& codec) {
-    auto const bound = bind_codec(bf::backend::simd<>{}, codec);
-    return static_cast<bf::backend::vec::simd_codec_ops const*>(bound.ops)->score != nullptr;
-}
-
 /// Queries as the kernel takes them: in the basis of the rows, rounded to 1/254 of the largest channel, or 1/32512.
 template <class Codec>
 testing::tensor<float> rounded(testing::tensor<float> const& q, Codec const& codec) {
@@ -216,17 +210,10 @@ void require_near(testing::tensor<float> const& got, testing::attention const& w
         }
 }
 
-/// The largest weight in one byte.
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
-constexpr double weight_top = 255.0;
-#else
-constexpr double weight_top = 127.0;
-#endif
-
 /// What sums of weights in one byte, or two, may be off by: twice what was seen, where weights go to 255 or to 127.
 template <class Codec>
 double sum_error(Codec const& codec) {
-    return format_of(codec).codes == quant::packing::bits8 ? 4e-4 : 4.1 / weight_top;
+    return format_of(codec).codes == quant::packing::bits8 ? 4e-4 : 4.1 / test::weight_top;
 }
 
 template <class Codec>
@@ -253,7 +240,7 @@ void check_stream(Codec const& codec, index_t head_dim, std::uint64_t seed) {
             draws.below(2) == 0 ? bf::visible::causal_prefix() : bf::visible::exact_window(draws.between(1, keys));
         bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, bf::pool(k.view(), v.view(), sees));
 
-        bool const codes  = from_codes(codec);
+        bool const codes  = test::from_codes(codec);
         auto const wanted = codes ? taken_apart(p.q, k, v, p.out.view(), o, sees)
                                   : testing::evaluate(p.q.view(), p.out.view(), o, bf::pool(k.view(), v.view(), sees));
         require_near(p.out, wanted, codes ? sum_error(codec) : 1e-5 + 1e-6 * large);
@@ -430,18 +417,7 @@ TEST_CASE("neither tokens beside a row nor threads change a bit of packed attent
             {.heads = 6, .kv_heads = 2, .tokens = 5, .keys = 9000, .head_dim = 32, .seed = fresh_seed()});
         packed<type> const k(codec, p.k), v(codec, p.v);
         bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
-        bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), {.q_position = 8995}, all);
-        testing::tensor<float> other(p.out.shape());
-#if defined(_OPENMP)
-        bf::backend::simd<> const policy{.executor = bf::openmp{.threads = 3}};
-#else
-        bf::backend::simd<> const policy;
-#endif
-        for (index_t t = 0; t < 5; ++t)
-            bf::attend(policy, p.q.view().slice(t, 1), other.view().slice(t, 1), {.q_position = 8995 + t}, all);
-        auto const c = testing::compare_bits(p.out.view(), other.view());
-        INFO(c.text());
-        REQUIRE(c.ok);
+        test::require_same_bits(p, all);
     });
 }
 
@@ -527,7 +503,7 @@ TEST_CASE("many light keys beside a heavy one keep their share", "[backend]") {
             bf::attend_options const o{.scale = 1.0F, .q_position = 63};
             bf::pool const all(k.view(), v.view(), bf::visible::causal_prefix());
             bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
-            auto const q = from_codes(codec) ? rounded(p.q, codec) : p.q;
+            auto const q = test::from_codes(codec) ? rounded(p.q, codec) : p.q;
             require_near(p.out, testing::evaluate(q.view(), p.out.view(), o, all), 1.5e-2);
         });
 }
@@ -543,7 +519,7 @@ TEST_CASE("a weight is off by its rounding, whichever values follow it", "[backe
             for (index_t d = 0; d < 64; ++d) {
                 p.q.at(h, 0, d) = 1.0F / 64.0F;
                 for (index_t j = 0; j < 64; ++j) {
-                    double const weight = j == 0 ? 1.0 : (j <= 32 ? 0.53 : 0.47) / weight_top;
+                    double const weight = j == 0 ? 1.0 : (j <= 32 ? 0.53 : 0.47) / test::weight_top;
                     p.k.at(h, j, d)     = static_cast<float>(std::log(weight));
                     p.v.at(h, j, d)     = j <= 32 ? 1.0F : -1.0F;
                 }
@@ -553,12 +529,12 @@ TEST_CASE("a weight is off by its rounding, whichever values follow it", "[backe
         bf::pool const all(p.k.view(), v.view(), bf::visible::causal_prefix());
         bf::attend(bf::backend::simd<>{}, p.q.view(), p.out.view(), o, all);
         auto const exact = testing::evaluate(p.q.view(), p.out.view(), o, all);
-        double const top = format_of(codec).codes == quant::packing::bits8 ? 16383.0 : weight_top;
+        double const top = format_of(codec).codes == quant::packing::bits8 ? 16383.0 : test::weight_top;
         for (index_t h = 0; h < 2; ++h) {
             double off = 0.0;
             for (index_t d = 0; d < 64; ++d) off += std::pow(p.out.at(h, 0, d) - exact.out[exact.at(h, 0, d)], 2.0);
             REQUIRE(std::sqrt(off / 64.0) <= 64.0 / (2.0 * top));
-            if (from_codes(codec) && top == weight_top && !format_of(codec).zeros) // so much is reached
+            if (test::from_codes(codec) && top == test::weight_top && !format_of(codec).zeros) // so much is reached
                 REQUIRE(std::sqrt(off / 64.0) >= 0.6 * 64.0 / (2.0 * top));
         }
     });
@@ -608,7 +584,7 @@ TEST_CASE("rows of every packing are multiplied from codes where bytes can be", 
     }(std::type_identity<bf::backend::vec::byte_vectors<bf::isa::current>>{});
     for_each_codec(64, [&](auto const& codec) {
         CAPTURE(codec.name());
-        REQUIRE(from_codes(codec) == (has_dot && !std::same_as<std::remove_cvref_t<decltype(codec)>, affine_96>));
+        REQUIRE(test::from_codes(codec) == (has_dot && !std::same_as<std::remove_cvref_t<decltype(codec)>, affine_96>));
     });
 }
 
@@ -626,7 +602,7 @@ TEST_CASE("explain names every way that rows are read", "[backend]") {
     std::string const decoded = "f32 of decoded rows";
     std::string const text    = text_of(bf::pool(k.view(), v.view(), bf::visible::causal_prefix()));
     REQUIRE(text.find(decoded) != std::string::npos);
-    REQUIRE((text.find("int8 dot") != std::string::npos) == from_codes(codec));
+    REQUIRE((text.find("int8 dot") != std::string::npos) == test::from_codes(codec));
     REQUIRE(text_of(bf::pool(p.k.view(), p.v.view(), bf::visible::causal_prefix())).find(decoded) == std::string::npos);
 }
 
@@ -653,7 +629,7 @@ TEST_CASE("blocks of ggml are attended with scales of either sign", "[backend]")
 
 TEST_CASE("a negative scale makes sums NaN where codes are summed", "[backend]") {
     quant::int8 const codec;
-    if (!from_codes(codec)) return;
+    if (!test::from_codes(codec)) return;
     auto p = testing::make_problem({.heads = 4, .kv_heads = 2, .tokens = 1, .keys = 90, .head_dim = 64, .seed = 15});
     packed<quant::int8> const k(codec, p.k);
     packed<quant::int8> v(codec, p.v);

@@ -23,6 +23,8 @@
 #include <butterfly/backend/simd/bytes_256.hpp>
 #include <butterfly/backend/simd/bytes_512.hpp>
 
+#include <type_traits>
+
 namespace butterfly::backend::vec {
 inline namespace BUTTERFLY_ISA_NAMESPACE {
 
@@ -52,6 +54,15 @@ struct bytes_beside<4> {
 /// The vectors of bytes of an instruction set, or void.
 template <class Isa>
 using byte_vectors = typename bytes_beside<lanes<Isa>>::type;
+
+/// Whether an instruction set has products of bytes, and this CPU what they take.
+template <class Isa>
+[[nodiscard]] bool has_byte_products() noexcept {
+    if constexpr (std::is_void_v<byte_vectors<Isa>>)
+        return false;
+    else
+        return byte_vectors<Isa>::has_dot();
+}
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
 } // namespace butterfly::backend::vec

@@ -55,25 +55,18 @@ template <int Bits>
     return f;
 }
 
-/// Scales and zeros of a chunk of channels, from pairs.
+/// Scales and zeros of all channels of a tile, from pairs.
 template <class Isa>
-struct channel_grids {
-    alignas(64) float scale[chunk];
-    alignas(64) float zero[chunk];
+struct tile_grids {
+    alignas(64) float scale[quant::longest_row];
+    alignas(64) float zero[quant::longest_row];
 
-    channel_grids(std::byte const* pairs, index_t count) noexcept {
-        alignas(64) std::uint16_t scales[chunk], zeros[chunk];
-        for (index_t i = 0; i < count; ++i) {
-            std::uint32_t both = 0;
-            std::memcpy(&both, pairs + 4 * i, sizeof both);
-            scales[i] = static_cast<std::uint16_t>(both);
-            zeros[i]  = static_cast<std::uint16_t>(both >> 16);
-        }
-        for (index_t i = 0; i < count; i += lanes<Isa>) {
-            load_as<Isa>(reinterpret_cast<bfloat16 const*>(scales) + i).store_aligned(scale + i);
-            load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + i).store_aligned(zero + i);
-        }
+    tile_grids(std::byte const* pairs, index_t n) noexcept {
+        alignas(64) std::uint32_t both[quant::longest_row];
+        std::memcpy(both, pairs, static_cast<std::size_t>(4 * n));
+        packed::split_pairs<Isa>(both, n, scale, zero);
     }
+    tile_grids(tile_grids const&) = delete;
 };
 
 /// A row's number in its tile of `tokens`, a power of two: see quant::tile_row.
@@ -99,15 +92,16 @@ decode_tiles(std::byte const* const* rows, int count, index_t tokens, index_t n,
     while (count > 0) {
         int const same              = rows_of_tile(rows, count, tokens);
         std::byte const* const tile = rows[0] - token_of(rows[0], tokens);
+        tile_grids<Isa> const grids(tile, n);
         packed::by_chunks(0, n, [&](index_t first, index_t some) {
-            channel_grids<Isa> const grid(tile + 4 * first, some);
             std::byte const* const at = tile + 4 * n + packed::bytes_of<codes>(first);
             for (int j = 0; j < same; ++j) {
                 alignas(64) std::int8_t levels[chunk];
                 packed::unpack_chunk<B, codes>(at + token_of(rows[j], tokens) * row_bytes, some, table, levels);
                 float* const to = out + j * stride + first;
                 for (index_t i = 0; i < some; i += lanes<Isa>)
-                    (load_as<Isa>(grid.scale + i) * (B::template widen<Isa>(levels + i) + load_as<Isa>(grid.zero + i)))
+                    (f32<Isa>::load_aligned(grids.scale + first + i) *
+                     (B::template widen<Isa>(levels + i) + f32<Isa>::load_aligned(grids.zero + first + i)))
                         .store_unaligned(to + i);
             }
         });
@@ -137,22 +131,6 @@ struct tile_run {
             codes[k] = tile + 4 * n + token_of(rows[k], tokens) * packed::bytes_of<packing_of<Bits>>(n);
         std::fill(codes + count, codes + tile_slots, codes[count - 1]);
     }
-};
-
-/// Scales and zeros of all channels of a tile.
-template <class Isa>
-struct tile_grids {
-    alignas(64) float scale[quant::longest_row];
-    alignas(64) float zero[quant::longest_row];
-
-    tile_grids(std::byte const* pairs, index_t n) noexcept {
-        packed::by_chunks(0, n, [&](index_t first, index_t count) {
-            channel_grids<Isa> const grid(pairs + 4 * first, count);
-            std::copy_n(grid.scale, count, scale + first);
-            std::copy_n(grid.zero, count, zero + first);
-        });
-    }
-    tile_grids(tile_grids const&) = delete;
 };
 
 /// Queries for the channels of a tile, two bytes a value; the lower ones are zeros where a row is not fine.
@@ -348,12 +326,8 @@ inline constexpr simd_codec_ops affine_channels_ops = channel_ops<Isa, Bits, Tok
 
 template <class Isa, int Bits, int Tokens>
 [[nodiscard]] simd_codec_ops const& simd_ops(Isa, quant::affine_channels<Bits, Tokens> const&) noexcept {
-#if defined(__AVX2__) || defined(__aarch64__)
-    using bytes = byte_vectors<Isa>;
-    if constexpr (!std::is_void_v<bytes>)
-        if (bytes::has_dot()) return affine_channels_ops<Isa, Bits, Tokens, true>;
-#endif
-    return affine_channels_ops<Isa, Bits, Tokens, false>;
+    return has_byte_products<Isa>() ? affine_channels_ops<Isa, Bits, Tokens, true>
+                                    : affine_channels_ops<Isa, Bits, Tokens, false>;
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE

@@ -185,12 +185,7 @@ inline constexpr simd_codec_ops ggml_ops = block_ops<Isa, Codec, Block, FromLeve
 
 template <class Isa, class Codec, class Block>
 [[nodiscard]] simd_codec_ops const& find_ggml_ops() noexcept {
-#if defined(__AVX2__) || defined(__aarch64__)
-    using bytes = byte_vectors<Isa>;
-    if constexpr (!std::is_void_v<bytes>)
-        if (bytes::has_dot()) return ggml_ops<Isa, Codec, Block, true>;
-#endif
-    return ggml_ops<Isa, Codec, Block, false>;
+    return has_byte_products<Isa>() ? ggml_ops<Isa, Codec, Block, true> : ggml_ops<Isa, Codec, Block, false>;
 }
 
 template <class Isa>

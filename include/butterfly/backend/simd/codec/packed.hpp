@@ -246,6 +246,20 @@ void load_words(
     for (int i = 0; i < some; ++i) std::fill(both[i] + count, both[i] + tile_slots, 0U);
 }
 
+/// Scales and zeros from pairs of a bfloat16 and a float16: whole vectors, all aligned.
+template <class Isa>
+void split_pairs(std::uint32_t const* both, index_t count, float* scale, float* zero) noexcept {
+    for (index_t first = 0; first < count; first += quant::row_step) {
+        alignas(64) std::uint16_t zeros[quant::row_step];
+        for (index_t i = 0; i < quant::row_step; ++i) {
+            scale[first + i] = std::bit_cast<float>(both[first + i] << 16);
+            zeros[i]         = static_cast<std::uint16_t>(both[first + i] >> 16);
+        }
+        for (index_t i = 0; i < quant::row_step; i += lanes<Isa>)
+            load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + i).store_aligned(zero + first + i);
+    }
+}
+
 /// Scales as rows of a format have them, in pairs with zeros or alone.
 template <class Isa, class B>
 void read_scales(
@@ -262,13 +276,9 @@ void read_scales(
     alignas(64) std::uint32_t both[groups_at_once][tile_slots];
     load_words<B>(rows, count, g, some, both);
     for (int i = 0; i < some; ++i) {
-        alignas(64) std::uint16_t zeros[tile_slots];
-        for (int k = 0; k < tile_slots; ++k) {
-            to[i].scale[k] = std::bit_cast<float>(both[i][k] << 16);
-            zeros[k]       = static_cast<std::uint16_t>(both[i][k] >> 16);
-        }
+        split_pairs<Isa>(both[i], tile_slots, to[i].scale, to[i].lift);
         for (int k = 0; k < tile_slots; k += lanes<Isa>)
-            (load_as<Isa>(reinterpret_cast<float16 const*>(zeros) + k) * f32<Isa>::load_aligned(to[i].scale + k))
+            (f32<Isa>::load_aligned(to[i].lift + k) * f32<Isa>::load_aligned(to[i].scale + k))
                 .store_aligned(to[i].lift + k);
     }
 }

@@ -99,7 +99,7 @@ template <class Isa, tile_unit const* Unit>
     using bytes = byte_vectors<Isa>;
     if constexpr (!std::is_void_v<bytes>)
         if (packed::is_decoded(f))
-            return byte_tables<Isa, bytes, Unit>::find(f.codes, packed::is_served(f) && bytes::has_dot());
+            return byte_tables<Isa, bytes, Unit>::find(f.codes, packed::is_served(f) && has_byte_products<Isa>());
 #endif
     return decoded_table<Isa, Unit>;
 }

@@ -189,12 +189,7 @@ inline constexpr simd_codec_ops trellis_ops = window_ops<Isa, Bits, FromLevels>(
 
 template <class Isa, int Bits>
 [[nodiscard]] simd_codec_ops const& simd_ops(Isa, quant::trellis<Bits> const&) noexcept {
-#if defined(__AVX2__) || defined(__aarch64__)
-    using bytes = byte_vectors<Isa>;
-    if constexpr (!std::is_void_v<bytes>)
-        if (bytes::has_dot()) return trellis_ops<Isa, Bits, true>;
-#endif
-    return trellis_ops<Isa, Bits, false>;
+    return has_byte_products<Isa>() ? trellis_ops<Isa, Bits, true> : trellis_ops<Isa, Bits, false>;
 }
 
 } // namespace BUTTERFLY_ISA_NAMESPACE
