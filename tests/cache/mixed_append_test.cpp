@@ -365,7 +365,10 @@ TEMPLATE_LIST_TEST_CASE("what cannot be a mixed-precision cache is refused by na
     refused(
         mix, [](auto& c) { c.max_tokens = bf::index_t{1} << 41; }, "2^40");
     refused(
-        mix, [](auto& c) { c.kv_heads = c.head_dim = bf::index_t{1} << 36; }, "overflow");
+        mix, [](auto& c) { c.kv_heads = bf::index_t{1} << 40, c.max_tokens = bf::index_t{1} << 36; }, "overflow");
+    refused(
+        mix, [](auto& c) { c.head_dim = bf::index_t{1} << 36; },
+        "affine_channels: head_dim 68719476736 is not a multiple");
     refused(
         mix, [](auto& c) { c.centre_keys = -1; }, "centre_keys is -1");
     refused(

@@ -38,7 +38,7 @@ public:
     }
 
     /// Throws shape_error unless head_dim is a multiple of 16, up to 1024.
-    static void require(index_t head_dim) { detail::require_row_step("affine_channels", head_dim, longest_row); }
+    static void require(index_t head_dim) { detail::require_row_step("affine_channels", head_dim); }
 
     /// A row's part of its tile.
     [[nodiscard]] BUTTERFLY_HOST_DEVICE constexpr index_t row_bytes(index_t head_dim) const noexcept {

@@ -125,7 +125,7 @@ template <decoder C>
 template <decoder C>
 void require_head_dim([[maybe_unused]] index_t head_dim) {
     if constexpr (requires { C::require(head_dim); }) C::require(head_dim);
-    if constexpr (formatted<C>) detail::require_row_step("rows of a row_format", head_dim, longest_row);
+    if constexpr (formatted<C>) detail::require_row_step("rows of a row_format", head_dim);
 }
 
 /// Elements as they are: float, float16 or bfloat16. Writing rounds to nearest even.

@@ -15,12 +15,12 @@ inline constexpr index_t row_step = 16, longest_row = 1024;
 
 namespace detail {
 
-/// Throws shape_error where rows of head_dim values cannot be packed. `longest`: 0 for rows of any length.
-inline void require_row_step(char const* codec, index_t head_dim, index_t longest = 0) {
-    if (head_dim < row_step || head_dim % row_step != 0 || (longest != 0 && head_dim > longest))
+/// Throws shape_error where rows of head_dim values cannot be packed.
+inline void require_row_step(char const* codec, index_t head_dim) {
+    if (head_dim < row_step || head_dim % row_step != 0 || head_dim > longest_row)
         butterfly::detail::fail<shape_error>(std::string(codec) + ": head_dim " + std::to_string(head_dim) +
-                                             " is not a multiple of " + std::to_string(row_step) +
-                                             (longest != 0 ? " up to " + std::to_string(longest) : ""));
+                                             " is not a multiple of " + std::to_string(row_step) + " up to " +
+                                             std::to_string(longest_row));
 }
 
 } // namespace detail
