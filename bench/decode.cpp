@@ -230,7 +230,7 @@ bench::json to_json(line const& l) {
                     {"seconds", l.call},
                     {"floor_seconds", l.floor()},
                     {"of_read", l.read() / took},
-                    {"of_flops", l.multiply() / took},
+                    {"of_flops", std::isfinite(l.unit_rate) ? bench::json(l.multiply() / took) : bench::json(nullptr)},
                     {"of_floor", l.floor() / took}};
     for (auto const& [pattern, seconds] : l.reads) out["read_seconds"][pattern] = seconds;
     return out;
@@ -244,7 +244,8 @@ void add_to(bench::text_table& table, line const& l) {
                fmt::format("{:.0f}", l.keys()), bench::three_digits(took * 1e6),
                fmt::format("{:.0f}%", bench::spread(l.call) * 100), fmt::format("{:.1f}", l.bytes / took * 1e-9),
                fmt::format("{:.1f}", l.bytes / l.read() * 1e-9), fmt::format("{:.0f}", l.flops() / took * 1e-9),
-               percent(l.read()), percent(l.multiply()), bench::three_digits(l.floor() * 1e6), percent(l.floor())});
+               percent(l.read()), std::isfinite(l.unit_rate) ? percent(l.multiply()) : "-",
+               bench::three_digits(l.floor() * 1e6), percent(l.floor())});
 }
 
 /// What is measured at every shape: systems, and how each keeps keys and values.

@@ -39,7 +39,8 @@ namespace detail {
 
 /// "[8, 4096, 64]", for messages.
 [[nodiscard]] inline std::string to_text(heads_shape const& s) {
-    return "[" + std::to_string(s.heads) + ", " + std::to_string(s.tokens) + ", " + std::to_string(s.head_dim) + "]";
+    return std::string("[") + std::to_string(s.heads) + ", " + std::to_string(s.tokens) + ", " +
+           std::to_string(s.head_dim) + "]";
 }
 
 /// Number of elements; shape_error where a size is negative or the product does not fit.

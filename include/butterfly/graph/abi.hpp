@@ -63,7 +63,8 @@ struct graph_shape {
 };
 
 [[nodiscard]] inline std::string to_string(graph_shape s) {
-    return "[" + std::to_string(s.heads) + ", " + std::to_string(s.nodes) + ", " + std::to_string(s.degree) + "]";
+    return std::string("[") + std::to_string(s.heads) + ", " + std::to_string(s.nodes) + ", " +
+           std::to_string(s.degree) + "]";
 }
 
 /// heads * nodes * degree. Throws shape_error where an extent is below 1, where nodes do not fit an int32, or where the
