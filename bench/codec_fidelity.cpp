@@ -431,13 +431,15 @@ void run(settings const& s, quantizer_list const& all, json document) {
         fmt::print(text, "\n");
     }
     document["window_shares"] = print_window_shares(text);
-    fmt::print(text,
-               "\nKL: of the softmax with exact keys from that with packed ones, nats, mean over queries and heads. "
-               "top-1: share of\nqueries whose heaviest key stays. error: of the output, L2 over all "
-               "queries. centred: rows less the mean of\nthe first {}. window: latest {} and first {} tokens exact "
-               "(published: latest keys alone). cache: the same by\nmixed_kv_cache and the kernels of {}. B/128: bytes "
-               "of 128 values, of published formats those of a full block.\n",
-               s.centre, s.exact.window, s.exact.sinks, bench::quantizer_backend());
+    fmt::print(
+        text,
+        "\nKL: of the softmax with exact keys from that with packed ones, nats, mean over queries and heads. "
+        "top-1: share of\nqueries whose heaviest key stays. error: of the output, L2 over all "
+        "queries. centred: rows less the mean of\nthe first {}. window: latest {} and first {} tokens exact "
+        "(published: latest keys alone). cache: of\nmixed_kv_cache by the kernels of {}, window 128, "
+        "4 sinks, centred by 128 tokens where it is. B/128: bytes of 128\nvalues, of published formats those of a "
+        "full block.\n",
+        s.centre, s.exact.window, s.exact.sinks, bench::quantizer_backend());
     bench::write_json(document, s.json_path);
 }
 

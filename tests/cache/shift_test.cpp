@@ -714,6 +714,8 @@ TEMPLATE_LIST_TEST_CASE("a refused shift says why and changes nothing", "[shift]
         refused(shape, policy, -32, {}, "shift: -32 tokens");
         refused(capacity, policy, 192, {},
                 "shift: 192 tokens, the cache can drop 160: those from position 32 to where its tail starts, 192");
+        refused(capacity, policy, std::numeric_limits<index_t>::max(), {},
+                "shift: 9223372036854775807 tokens, the cache");
         std::vector<double> frequencies(33, 0.5);
         refused(shape, policy, 32, {.rope = {.frequencies = frequencies}, .requantize = true},
                 "shift: rope has 33 frequencies for 66 channels, keys have head_dim 64");
@@ -721,6 +723,9 @@ TEMPLATE_LIST_TEST_CASE("a refused shift says why and changes nothing", "[shift]
         frequencies[7] = std::numeric_limits<double>::quiet_NaN();
         refused(shape, policy, 32, {.rope = {.frequencies = frequencies}, .requantize = true},
                 "shift: rope.frequencies[7] is not finite");
+        frequencies[7] = 1e308;
+        refused(shape, policy, 32, {.rope = {.frequencies = frequencies}, .requantize = true},
+                "shift: rope.frequencies[7] is not finite, or not times 32 tokens");
         for (index_t const n : {0, 32})
             refused(shape, policy, n, {.rope = in.rope()}, "shift: rope cannot turn " + packed_pool);
         std::vector<std::byte> little(static_cast<std::size_t>(bf::shift_workspace_bytes(policy, cache)) - 64);

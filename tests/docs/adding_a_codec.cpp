@@ -13,14 +13,18 @@ namespace mine {
 ///
 ///   | scale f32 | c0 | c1 | ... |        4 + head_dim bytes
 ///
-/// Error: |x - decode| <= scale / 2, scale = max |x| / 127. A row of zeros is exact.
+/// Error: |x - decode| <= scale / 2, scale = max |x| / 127, at least 2^-126. Zeros are exact; a row with a value that
+/// is not finite decodes to NaN throughout.
 struct row_scaled {
     [[nodiscard]] constexpr bf::index_t row_bytes(bf::index_t head_dim) const noexcept { return 4 + head_dim; }
 
     void encode(float const* values, bf::index_t head_dim, std::byte* row) const noexcept {
-        float top = 0.0F;
-        for (bf::index_t d = 0; d < head_dim; ++d) top = std::max(top, std::abs(values[d]));
-        float const scale = top / 127.0F;
+        float top = 0.0F, none = 0.0F;
+        for (bf::index_t d = 0; d < head_dim; ++d) {
+            top = std::max(top, std::abs(values[d]));
+            none += 0.0F * values[d]; // NaN where a value is not finite
+        }
+        float const scale = none + (top > 0.0F ? std::max(top / 127.0F, 0x1p-126F) : 0.0F);
         std::memcpy(row, &scale, sizeof scale);
         for (bf::index_t d = 0; d < head_dim; ++d)
             row[4 + d] = static_cast<std::byte>(scale > 0.0F ? std::lround(values[d] / scale) : 0);

@@ -64,6 +64,17 @@ using row_bytes  = std::vector<std::byte>;
     return x;
 }
 
+/// A row of values of one size which the first pass of a rotation makes one value, and the second spreads again.
+[[nodiscard]] inline row_floats
+gathered_row(butterfly::testing::random& draws, butterfly::quant::rotation const& r, index_t n, float size) {
+    index_t const m = butterfly::quant::rotation::order(n);
+    row_floats x(static_cast<std::size_t>(n), 0.0F);
+    x[static_cast<std::size_t>(draws.between(n - m, m - 1))] = 1.0F;
+    r.inverse(x.data(), m);
+    for (float& v : x) v = v == 0.0F ? v : std::copysign(size, v);
+    return x;
+}
+
 /// What packed rows of many kinds are made of, by integers alone: the same on every machine.
 enum class pattern : int {
     bell,       // sums of four bytes
@@ -72,7 +83,7 @@ enum class pattern : int {
     large_mean, // 1000 and a little
     heavy,      // cubes
     subnormal,  // of up to 8 bits
-    any_size,   // 2^-126 to 2^119
+    any_size,   // 2^-126 to 2^115
 };
 inline constexpr pattern patterns[] = {pattern::bell,  pattern::few_values, pattern::two_values, pattern::large_mean,
                                        pattern::heavy, pattern::subnormal,  pattern::any_size};
@@ -106,7 +117,7 @@ inline constexpr pattern patterns[] = {pattern::bell,  pattern::few_values, patt
             value = sign * static_cast<float>(byte(0)) * 0x1p-149F;
             break;
         case pattern::any_size:
-            value = sign * std::ldexp(static_cast<float>(256 + byte(0)), byte(1) % 246 - 134);
+            value = sign * std::ldexp(static_cast<float>(256 + byte(0)), byte(1) % 242 - 134);
             break;
         }
         x.push_back(value);

@@ -134,7 +134,7 @@ TEST_CASE("what is not finite stays alone while it is an outlier", "[quant]") {
     bf::testing::random draws(4);
     bq::outliers<bq::affine<2, 64>, 3> const codec;
     test::row_floats const clean = test::gaussian_row(draws, 128);
-    for (float const bad : {nan, -nan, infinity, -infinity, 0x1p120F, -3e38F}) {
+    for (float const bad : {nan, -nan, infinity, -infinity, 0x1p116F, -3e38F}) {
         test::row_floats x = clean;
         x[70] = x[7]             = bad;
         test::row_floats const y = test::round_trip(codec, x, 128);
@@ -211,6 +211,6 @@ TEST_CASE("rows with outliers have the same bytes everywhere", "[quant]") {
     bq::outliers<bq::affine<2, 64>, 4> const four;
     REQUIRE(test::hex(test::pack(four, test::pattern_row(test::pattern::heavy, 4, 32), 32)) ==
             "8a47ce321e668aaeaaaab8da05001a480a0049c81a000c491c0086c8");
-    REQUIRE(bytes_and_values(four) == "e9a05b2ffaf30f80");
-    REQUIRE(bytes_and_values(bq::outliers<bq::lloyd_max<16>, 2>()) == "71712a5b165c675d");
+    REQUIRE(bytes_and_values(four) == "916d18132a13f641");
+    REQUIRE(bytes_and_values(bq::outliers<bq::lloyd_max<16>, 2>()) == "ad05632aa03d0b8b");
 }

@@ -59,6 +59,10 @@ template <class Config>
 /// Throws where a cache cannot forget `count` tokens.
 template <class Config>
 void check_shift(Config const& c, cache_counters const& at, index_t count) {
+    if (count > droppable(c, at))
+        fail<capacity_error>("shift: " + std::to_string(count) + " tokens, the cache can drop " +
+                             std::to_string(droppable(c, at)) + ": those from position " + std::to_string(staying(c)) +
+                             " to where its tail starts, " + std::to_string(at.tail_start()));
     if (count < 0 || count % c.block_size != 0) {
         std::string const below = std::to_string(round_down(count, c.block_size));
         std::string const above = std::to_string(round_up(count, c.block_size));
@@ -66,19 +70,17 @@ void check_shift(Config const& c, cache_counters const& at, index_t count) {
                           " tokens, must be 0 or more, and a multiple of block_size " + std::to_string(c.block_size) +
                           (count < 0 ? "" : ": " + below + " or " + above));
     }
-    if (count > droppable(c, at))
-        fail<capacity_error>("shift: " + std::to_string(count) + " tokens, the cache can drop " +
-                             std::to_string(droppable(c, at)) + ": those from position " + std::to_string(staying(c)) +
-                             " to where its tail starts, " + std::to_string(at.tail_start()));
 }
 
-inline void check_rope(rope const& r, index_t head_dim) {
+/// Throws where a rope cannot turn keys of head_dim channels by `count` positions.
+inline void check_rope(rope const& r, index_t head_dim, index_t count) {
     if (r.dims() > head_dim)
         fail<shape_error>("shift: rope has " + std::to_string(r.frequencies.size()) + " frequencies for " +
                           std::to_string(r.dims()) + " channels, keys have head_dim " + std::to_string(head_dim));
     for (std::size_t i = 0; i < r.frequencies.size(); ++i)
-        if (!std::isfinite(r.frequencies[i]))
-            fail<shape_error>("shift: rope.frequencies[" + std::to_string(i) + "] is not finite");
+        if (!std::isfinite(r.frequencies[i] * static_cast<double>(count)))
+            fail<shape_error>("shift: rope.frequencies[" + std::to_string(i) + "] is not finite, or not times " +
+                              std::to_string(count) + " tokens");
 }
 
 /// Throws shape_error where keys of a pool cannot be turned.
@@ -167,7 +169,7 @@ template <kv_cache Cache>
 template <class Policy, kv_cache Cache>
 void shift(Policy const& policy, Cache& cache, index_t count, shift_options const& options = {}) {
     detail::check_shift(cache.config(), cache.counters(), count);
-    detail::check_rope(options.rope, cache.config().head_dim);
+    detail::check_rope(options.rope, cache.config().head_dim, count);
     if (!options.rope.frequencies.empty()) detail::check_turns(cache, options);
     cache_shift const s = detail::plan_shift(policy, cache, count, options.rope);
     if (count == 0) return;

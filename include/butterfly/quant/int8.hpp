@@ -9,7 +9,7 @@
 //
 // Error: |x - decoded| <= scale / 2: rounding moves max |x| / scale by at most 127 / 256, so that its code is 127; a
 // row that is decoded and encoded again has the same bytes. Seek: one row. head_dim: a multiple of 16, up to 1024.
-// Zeros are exact; a row with NaN, an infinity or a value of 2^120 or more decodes to NaN throughout. The scale of a
+// Zeros are exact; a row with NaN, an infinity or a value of 2^116 or more decodes to NaN throughout. The scale of a
 // row that is not zero is at least 2^-133, so values below 2^-134 become zero; rows below 1e-36 lose precision, and a
 // second round may change their bytes.
 

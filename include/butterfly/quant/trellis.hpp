@@ -2,7 +2,7 @@
 #pragma once
 
 // Rotated rows by a bit-shift trellis, one scale a row: the quality tier. The bytes of lloyd_max of as many bits, and
-// about a third less error; encoding takes seven to ten times as long.
+// about a third less error; encoding takes four to ten times as long.
 //
 //   row of head_dim values   ->   | scale bf16 | stream |        2 + head_dim * Bits / 8 bytes
 //
@@ -48,7 +48,7 @@
 //   the closing state from 8 values   of each side instead of 24: at 2 bits 1 % more error
 //
 // Seek: one row. head_dim: a multiple of 16, up to 1024. Zeros decode to zeros, none of them -0; a row with NaN, an
-// infinity or a value of 2^120 or more decodes to NaN throughout. The scale of a row that is not zero is at least
+// infinity or a value of 2^116 or more decodes to NaN throughout. The scale of a row that is not zero is at least
 // 2^-133: rows below 1e-36 lose precision, and none becomes zero.
 //
 // Sources: Marcellin and Fischer 1990 (trellis coded quantization); Tseng et al. 2024, QTIP (bit-shift trellis, a table
@@ -276,8 +276,6 @@ public:
     }
 
 private:
-    static constexpr float smallest_scale = 0x1p-133F;
-
     /// Scales tried: so many, evenly from -`within` to `within` thousandths around the usual one, at which the root
     /// mean square of a row is `usual` levels: on average the best.
     static constexpr int scales = Bits == 2 ? 4 : 8, within = Bits == 2 ? 120 : 190;
@@ -322,12 +320,12 @@ private:
             }
         }
 
-        if (best.dot <= 0) return bfloat16(smallest_scale);
+        if (best.dot <= 0) return bfloat16(detail::smallest_scale);
         double const fitted = rule_ == scale_rule::unbiased
                                   ? static_cast<double>(energy) / static_cast<double>(best.dot)
                                   : static_cast<double>(best.dot) / static_cast<double>(best.square);
         bfloat16 const scale(static_cast<float>(std::ldexp(fitted, unit)));
-        return static_cast<float>(scale) < smallest_scale ? bfloat16(smallest_scale) : scale;
+        return static_cast<float>(scale) < detail::smallest_scale ? bfloat16(detail::smallest_scale) : scale;
     }
 
     /// The scale, among those tried, of the path of least error, wherever it starts and ends.

@@ -15,8 +15,12 @@
 
 namespace butterfly::quant::detail {
 
-/// Rows whose largest magnitude is not below this are coded as if they were not finite: sums of them would overflow.
-inline constexpr float largest_value = 0x1p120F;
+/// Rows whose largest magnitude is not below this are coded as if they were not finite. Sums that turn a row back reach
+/// its length times what rounding made of it, a root of 1024 each, and stay below 2^128.
+inline constexpr float largest_value = 0x1p116F;
+
+/// Scales of rows that are not zeros are at least this: the least normal step of a level of 2^7.
+inline constexpr float smallest_scale = 0x1p-133F;
 
 /// Digits of the largest whole number.
 inline constexpr int whole_digits = 13;

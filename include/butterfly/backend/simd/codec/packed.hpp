@@ -3,8 +3,8 @@
 
 // The leaf of packed rows (quant/row_format.hpp): scores and sums from codes, by products of bytes.
 //
-//   prepare      q' = R q (where rows are rotated), in bytes with one scale:  q' ~ unit * b,  b = 128 h + l where codes
-//                have eight bits
+//   prepare      q' = R q (where rows are rotated), in bytes with one scale:  q' ~ unit * (128 h + l),  l = 0 where one
+//                byte is fine enough
 //   score        s_k = scale * sum_g (scale_kg * unit * <b, level_k>_g + lift_kg * sum(q')_g)        g: groups
 //   accumulate   of a tile and group: a_k = w_k * scale_kg in whole numbers u_k of one unit a row;
 //                out += unit * sum_k u_k * level_k, in int32, + sum_k w_k * lift_kg                  lift: scale * zero
@@ -12,8 +12,9 @@
 //
 // equals score_raw and accumulate_raw (raw_codec.hpp) of the decoded rows, up to the roundings of
 //
-//   a query      to 1/254 of its largest channel, after the rotation; to 1/32512 where codes have eight bits; to zeros
-//                where that is subnormal
+//   a query      to 1/254 of its largest channel, after the rotation; to 1/32512 where codes have eight bits, and where
+//                that channel is more than 8 times a common one: keys may be small in it, and then the others count as
+//                much, which its steps would swallow; to zeros where 1/32512 of it is subnormal
 //   a weight     to 1/(2 top) of the largest a_k of its tile: top is 255, or 127 where bytes are multiplied signed by
 //                signed or pairs of products are 16 bits; that times 257 or 129, in two bytes, where codes have eight
 //                bits, and where one byte would shift the sum of a row's weights by more than 1/128 of it: many that
@@ -87,23 +88,26 @@ template <class F>
     if (begin < end) f(begin, index_t{16});
 }
 
-/// Bytes of a value of a query, and what the first of two is worth: 128 times the second.
-template <packing Codes>
-inline constexpr int query_bytes = Codes == packing::bits8 ? 2 : 1;
+/// What the first byte of a value of a query is worth: 128 times the second.
 inline constexpr int query_digit = 128;
 
-/// Where the parts of a prepared query stand, in bytes: | unit f32 | two sums f32 of each group | n bytes |
+/// A query whose largest channel is more than so many times what its channels are is taken in two bytes. Of N(0, 1) it
+/// is four times at 128 channels, and of queries of a language model, after RoPE, at most nine.
+inline constexpr float one_byte_spread = 8.0F;
+
+/// Where the parts of a prepared query stand, in bytes: | unit f32 | bytes f32 | two sums f32 of each group | n bytes |
 /// n lower bytes |. One sum is of the bytes, for levels that a bias lifts; the other of the values themselves, in
 /// units, for zeros: these may be large against the levels, and what rounding does to a sum of values with them.
 struct query_layout {
     index_t bytes_at;
 
     query_layout(row_format const& f, index_t n) noexcept
-        : bytes_at(butterfly::detail::round_up(4 * (1 + 2 * f.groups(n)), chunk)) {}
+        : bytes_at(butterfly::detail::round_up(4 * (2 + 2 * f.groups(n)), chunk)) {}
 
-    static constexpr index_t unit = 0; // numbers of floats
-    [[nodiscard]] static constexpr index_t sum_of_bytes(index_t group) noexcept { return 1 + 2 * group; }
-    [[nodiscard]] static constexpr index_t sum_of_values(index_t group) noexcept { return 2 + 2 * group; }
+    static constexpr index_t unit  = 0; // numbers of floats; of the lower byte
+    static constexpr index_t bytes = 1; // of a value, that count: one, or two
+    [[nodiscard]] static constexpr index_t sum_of_bytes(index_t group) noexcept { return 2 + 2 * group; }
+    [[nodiscard]] static constexpr index_t sum_of_values(index_t group) noexcept { return 3 + 2 * group; }
 };
 
 /// Calls f(integral_constant<int, i>) for i in [0, Count), unrolled.
@@ -123,13 +127,24 @@ inline void set_header(std::byte* query, index_t number, float value) noexcept {
     std::memcpy(query + 4 * number, &value, sizeof value);
 }
 
-/// Queries for rows of a format, their values in so many bytes.
-template <int Bytes>
-void prepare_rows(row_format const& f, stream_queries const& q, index_t n, std::byte* packed) noexcept {
-    constexpr int top = Bytes == 1 ? 127 : 127 * query_digit;
+/// What the channels of a query are: the square of the mean of their roots, which few large ones hardly move.
+template <class Isa>
+[[nodiscard]] float common_size(float const* row, index_t n) noexcept {
+    f32<Isa> roots(0.0F);
+    for (index_t d = 0; d < n; d += lanes<Isa>) roots = roots + xsimd::sqrt(xsimd::abs(load_as<Isa>(row + d)));
+    float const mean = horizontal_sum(roots) / static_cast<float>(n);
+    return mean * mean;
+}
+
+/// Queries for rows of a format, their values in at least so many bytes.
+template <class Isa>
+void prepare_rows(
+    row_format const& f, int least_bytes, stream_queries const& q, index_t n, std::byte* packed) noexcept {
+    constexpr int top = 127 * query_digit;
     query_layout const layout(f, n);
     for (int r = 0; r < q.rows; ++r) {
-        float const* row = q.data + r * q.stride;
+        float const* row   = q.data + r * q.stride;
+        float const common = common_size<Isa>(row, n);
         float rotated[quant::longest_row]; // rows that are rotated are no longer
         if (f.rotated) {
             std::copy_n(row, n, rotated);
@@ -145,32 +160,42 @@ void prepare_rows(row_format const& f, stream_queries const& q, index_t n, std::
         }
         float unit = finite ? largest / static_cast<float>(top) : std::numeric_limits<float>::quiet_NaN();
         if (unit < std::numeric_limits<float>::min()) unit = 0.0F; // which is rounded itself
+        bool const fine  = least_bytes == 2 || largest > one_byte_spread * common;
+        float const step = fine ? unit : unit * query_digit;
 
         std::byte* const to    = packed + r * 4 * q.stride;
         std::byte* const bytes = to + layout.bytes_at;
         index_t const group    = group_of(f, n);
         set_header(to, query_layout::unit, unit);
+        set_header(to, query_layout::bytes, fine ? 2.0F : 1.0F);
         for (index_t begin = 0, g = 0; begin < n; begin += group, ++g) {
             int sum      = 0;
             double exact = 0.0;
             for (index_t i = begin; i < std::min(begin + group, n); ++i) {
-                float const x  = finite && unit > 0.0F ? row[i] / unit : 0.0F;
-                int const near = static_cast<int>(x + (x < 0.0F ? -0.5F : 0.5F));
-                int const high = Bytes == 1 ? near : (near + (near < 0 ? -64 : 64)) / query_digit;
+                float const x  = finite && unit > 0.0F ? row[i] / step : 0.0F;
+                int const near = static_cast<int>(x + (x < 0.0F ? -0.5F : 0.5F)) * (fine ? 1 : query_digit);
+                int const high = (near + (near < 0 ? -64 : 64)) / query_digit;
                 bytes[i]       = static_cast<std::byte>(high);
-                if constexpr (Bytes == 2) bytes[n + i] = static_cast<std::byte>(near - high * query_digit);
+                bytes[n + i]   = static_cast<std::byte>(near - high * query_digit);
                 sum += near;
                 exact += static_cast<double>(x);
             }
             set_header(to, query_layout::sum_of_bytes(g), static_cast<float>(sum));
-            set_header(to, query_layout::sum_of_values(g), static_cast<float>(exact));
+            set_header(to, query_layout::sum_of_values(g), static_cast<float>(fine ? exact : exact * query_digit));
         }
     }
 }
 
-template <packing Codes>
+template <class Isa, packing Codes>
 void prepare(void const* codec, stream_queries const& q, index_t n, std::byte* packed) noexcept {
-    prepare_rows<query_bytes<Codes>>(format_of(codec), q, n, packed);
+    prepare_rows<Isa>(format_of(codec), Codes == packing::bits8 ? 2 : 1, q, n, packed);
+}
+
+/// Bytes of a value that products of these prepared queries need.
+[[nodiscard]] inline int bytes_of_all(std::byte const* queries, index_t stride, int rows) noexcept {
+    float most = 1.0F;
+    for (int r = 0; r < rows; ++r) most = std::max(most, header_at(queries + r * stride, query_layout::bytes));
+    return static_cast<int>(most);
 }
 
 /// f(block, first, real) for blocks of as many rows as have registers, and single ones; where `pad`, the last block may

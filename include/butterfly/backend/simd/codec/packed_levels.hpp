@@ -4,11 +4,11 @@
 // Scores and sums of rows whose codes no vector reads in the order of keys: base 6, the windows of a trellis, blocks of
 // ggml. Their levels, a byte each, are unpacked for a tile of keys, and then multiplied as those of packed.hpp:
 //
-//   score        levels of a tile: [keys][head_dim] bytes      then as rows of 8 bits, by queries of one byte
-//   accumulate   the same                                      then as rows of 8 bits, by weights of one byte
+//   score        levels of a tile: [keys][head_dim] bytes      then as rows of 8 bits, by queries of one byte or two
+//   accumulate   the same                                      then as rows of 8 bits, by weights of one byte or two
 //
-// or of two, where levels are of eight bits; with the same roundings. Levels of 128 values are 12 KB a tile and stay in
-// the first cache; from 512 on they do not. They stand on the stack, 68 KB of some 100 that a call takes then.
+// both of two where levels are of eight bits; with the same roundings. Levels of 128 values are 12 KB a tile and stay
+// in the first cache; from 512 on they do not. They stand on the stack, 68 KB of some 100 that a call takes then.
 //
 // Why this shape: decoded to floats a row is four times as many bytes, is multiplied by a quarter as many values at a
 // time, and, where rows are rotated, has to be rotated back. Rejected for base 6: digits taken apart with keys in
@@ -44,7 +44,7 @@ struct tile_levels {
 
 /// Rows in base 6, as a format says.
 struct base6_rows {
-    static constexpr int bytes = 1; // of a value of a query, and of a weight
+    static constexpr int bytes = 1; // of a value of a query, and of a weight, at least
 
     [[nodiscard]] static row_format const& format(void const* codec) noexcept { return format_of(codec); }
 
@@ -81,9 +81,9 @@ void accumulate_levels(value_rows const& v, float const* weights, int query_rows
         stride);
 }
 
-template <class Rows>
+template <class Isa, class Rows>
 void prepare_levels(void const* codec, stream_queries const& q, index_t n, std::byte* packed) noexcept {
-    prepare_rows<Rows::bytes>(Rows::format(codec), q, n, packed);
+    prepare_rows<Isa>(Rows::format(codec), Rows::bytes, q, n, packed);
 }
 
 template <class Isa, class Rows>
@@ -96,7 +96,7 @@ template <class Isa, class B, class Rows>
 [[nodiscard]] constexpr simd_codec_ops level_ops(simd_codec_ops ops) noexcept {
     ops.score      = &score_levels<Isa, B, Rows>;
     ops.accumulate = &accumulate_levels<Isa, B, Rows>;
-    ops.prepare    = &prepare_levels<Rows>;
+    ops.prepare    = &prepare_levels<Isa, Rows>;
     ops.settle     = &settle_levels<Isa, Rows>;
     ops.unit       = B::dot_name;
     return ops;

@@ -56,7 +56,7 @@ template <class Isa, class B, quant::packing Codes>
     } else {
         ops.score      = &packed::score<Isa, B, Codes>;
         ops.accumulate = &packed::accumulate<Isa, B, Codes>;
-        ops.prepare    = &packed::prepare<Codes>;
+        ops.prepare    = &packed::prepare<Isa, Codes>;
         ops.settle     = &packed::settle<Isa>;
         ops.unit       = B::dot_name;
     }

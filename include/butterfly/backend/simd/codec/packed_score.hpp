@@ -178,8 +178,8 @@ void dot_rows(score_tile<B> const& t, query_rows const& queries, rows_in_turns& 
     }
 }
 
-/// score of rows by queries of Bytes bytes a value.
-template <class Isa, class B, packing Codes, int Bytes, bool Halves>
+/// score. LeastBytes: of a value, of all queries.
+template <class Isa, class B, packing Codes, int LeastBytes, bool Halves>
 void score_groups(coded_rows const& coded, key_rows const& k, stream_queries const& q, float* scores) noexcept {
     row_format const& f = coded.format;
     constexpr int most  = Halves ? 2 : 1; // groups at once
@@ -196,8 +196,13 @@ void score_groups(coded_rows const& coded, key_rows const& k, stream_queries con
         by_rows<Isa>(q.rows, true, [&](auto rows_at_once, int first, int real) {
             alignas(64) float products[most * rows_at_once() * tile_slots];
             std::byte const* const queries = q.packed + first * stride;
-            dot_rows<Isa, B, Codes, Bytes, Halves, rows_at_once()>(
-                tile, {queries + layout.bytes_at, stride, k.head_dim}, next, products);
+            query_rows const bytes{queries + layout.bytes_at, stride, k.head_dim};
+            bool const lower = LeastBytes == 2 || bytes_of_all(queries, stride, real) == 2;
+            if (lower)
+                dot_rows<Isa, B, Codes, 2, Halves, rows_at_once()>(tile, bytes, next, products);
+            else if constexpr (LeastBytes == 1)
+                dot_rows<Isa, B, Codes, 1, Halves, rows_at_once()>(tile, bytes, next, products);
+            f32<Isa> const digit(lower ? 1.0F : static_cast<float>(query_digit));
             for (int r = 0; r < real; ++r) {
                 std::byte const* const header = queries + r * stride;
                 f32<Isa> const unit(q.scale * header_at(header, query_layout::unit));
@@ -208,7 +213,7 @@ void score_groups(coded_rows const& coded, key_rows const& k, stream_queries con
                     f32<Isa> const bias(-B::bias * header_at(header, query_layout::sum_of_bytes(g + i)));
                     f32<Isa> const sum(header_at(header, query_layout::sum_of_values(g + i)));
                     for (int j = 0; j < k.count; j += lanes<Isa>) {
-                        f32<Isa> const level  = f32<Isa>::load_aligned(product + j) + bias;
+                        f32<Isa> const level  = fma(f32<Isa>::load_aligned(product + j), digit, bias);
                         f32<Isa> const scale  = f32<Isa>::load_aligned(s.scale + j) * unit; // first: both may be large
                         f32<Isa> const lifted = f32<Isa>::load_aligned(s.lift + j) * unit * sum;
                         f32<Isa> const dot    = fma(level, scale, lifted);
@@ -221,20 +226,21 @@ void score_groups(coded_rows const& coded, key_rows const& k, stream_queries con
 }
 
 /// The same, whatever the groups.
-template <class Isa, class B, packing Codes, int Bytes>
+template <class Isa, class B, packing Codes, int LeastBytes>
 void score_rows(coded_rows const& coded, key_rows const& k, stream_queries const& q, float* scores) noexcept {
     if (is_halved(coded.format))
-        score_groups<Isa, B, Codes, Bytes, true>(coded, k, q, scores);
+        score_groups<Isa, B, Codes, LeastBytes, true>(coded, k, q, scores);
     else
-        score_groups<Isa, B, Codes, Bytes, false>(coded, k, q, scores);
+        score_groups<Isa, B, Codes, LeastBytes, false>(coded, k, q, scores);
 }
 
 /// score, from codes.
 template <class Isa, class B, packing Codes>
 void score(key_rows const& k, stream_queries q, float* scores) noexcept {
-    row_format const& f = format_of(k.codec);
-    score_rows<Isa, B, Codes, query_bytes<Codes>>({f, &read_scales<Isa, B>, k.rows, k.rows, f.header_bytes(k.head_dim)},
-                                                  k, q, scores);
+    row_format const& f       = format_of(k.codec);
+    constexpr int least_bytes = Codes == packing::bits8 ? 2 : 1;
+    score_rows<Isa, B, Codes, least_bytes>({f, &read_scales<Isa, B>, k.rows, k.rows, f.header_bytes(k.head_dim)}, k, q,
+                                           scores);
 }
 
 } // namespace packed
